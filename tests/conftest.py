@@ -1,0 +1,40 @@
+"""What the tests share: the notebook's functions, a folder of phantoms, and a way to run the notebook with no network."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "notebooks"))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["MPLBACKEND"] = "agg"
+# A port where nothing listens: whatever asks for the network is refused at once, here and in every kernel.
+for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+    os.environ[name] = "http://127.0.0.1:9"
+for name in ("no_proxy", "NO_PROXY"):
+    os.environ[name] = "127.0.0.1"
+
+import functions  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def notebook():
+    """All functions and classes of the notebook, as attributes."""
+    return functions.load()
+
+
+@pytest.fixture(scope="session")
+def phantoms(notebook, tmp_path_factory):
+    """A folder with a small phantom data set in chest_xray/, and its masks in masks/."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    notebook.write_phantoms(folder / "chest_xray", 420, 16, 160, seed=1, masks=folder / "masks")
+    return folder
+
+
+@pytest.fixture
+def tiny(notebook, tmp_path):
+    """A fresh, small phantom data set that a test may damage."""
+    notebook.write_phantoms(tmp_path / "chest_xray", 24, 4, 8, seed=2)
+    return tmp_path / "chest_xray"

@@ -1,0 +1,206 @@
+"""The whole notebook, run as a user runs it: alone in an empty folder, with other settings, section after section."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import functions
+import nbclient
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from conftest import ROOT
+from PIL import Image
+from sklearn import metrics as sk
+
+SMALLEST = {"IMAGE_SIZE": 32, "EPOCHS": 2, "BASELINE_EPOCHS": 1, "RESAMPLES": 20, "BATCH_SIZE": 64}
+
+
+def prepare(parameters):
+    """The notebook with these settings, as papermill would run it."""
+    return papermill.parameterize.parameterize_notebook(papermill.iorw.load_notebook_node(str(functions.NOTEBOOK)), parameters)
+
+
+def sections(book):
+    """{section number: [(cell number, cell)]}, by the H2 headings."""
+    found, current = {}, None
+    for number, cell in enumerate(book.cells):
+        heading = re.match(r"## (\d+)\.", cell.source)
+        current = int(heading[1]) if cell.cell_type == "markdown" and heading else current
+        found.setdefault(current, []).append((number, cell))
+    return found
+
+
+class Kernel:
+    """A running kernel with the notebook in it, to which sections and single lines can be sent."""
+
+    def __init__(self, book, folder):
+        self.book = book
+        self.client = nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(folder)}})
+        self.parts = sections(book)
+
+    def run(self, *numbers):
+        for part in numbers:
+            for number, cell in self.parts[part]:
+                if cell.cell_type == "code":
+                    self.client.execute_cell(cell, number)
+
+    def line(self, source):
+        cell = nbformat.v4.new_code_cell(source)
+        self.book.cells.append(cell)
+        self.client.execute_cell(cell, len(self.book.cells) - 1)
+        return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def text_of(book):
+    return "".join(output.get("text", "") for cell in book.cells if cell.cell_type == "code" for output in cell.outputs)
+
+
+@pytest.fixture(scope="module")
+def kernel(phantoms, tmp_path_factory):
+    """The notebook, run whole on phantoms with the smallest settings; its kernel stays for more."""
+    folder = tmp_path_factory.mktemp("run")
+    running = Kernel(prepare(SMALLEST | {"DATA_DIR": str(phantoms / "chest_xray"), "OUTPUT_DIR": str(folder / "out")}), folder)
+    with running.client.setup_kernel():
+        running.run(*range(11))
+        running.out = folder / "out"
+        running.first = json.loads((running.out / "metrics.json").read_text())
+        yield running
+
+
+def test_metrics_json_keeps_its_contract(kernel):
+    report = kernel.first
+    assert report["data"] == "phantom" and report["official_split"] is False
+    assert report["settings"]["IMAGE_SIZE"] == 32 and report["versions"]["keras"] and report["device"]
+    assert report["counts"]["test"] == {"NORMAL": 60, "PNEUMONIA": 100}
+    assert len(report["seconds"]) == 10 and report["threshold"]["how"]
+    for part in ("validation", "test"):
+        for name in ("accuracy", "sensitivity", "specificity", "precision", "f1", "auc", "average_precision"):
+            one = report[part][name]
+            assert one["low"] <= one["value"] <= one["high"] or None in one.values()
+
+
+def test_the_metrics_follow_from_the_predictions(kernel):
+    with (kernel.out / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"validation", "test"}
+    for part in ("validation", "test"):
+        own = [row for row in rows if row["split"] == part]
+        labels = np.array([int(row["label"]) for row in own])
+        probabilities = np.array([float(row["probability"]) for row in own])
+        answers = probabilities >= kernel.first["threshold"]["value"]
+        report = kernel.first[part]
+        assert report["confusion_matrix"] == sk.confusion_matrix(labels, answers).tolist()
+        assert report["accuracy"]["value"] == pytest.approx((labels == answers).mean())
+        assert report["auc"]["value"] == pytest.approx(sk.roc_auc_score(labels, probabilities))
+        assert report["f1"]["value"] == pytest.approx(sk.f1_score(labels, answers))
+        assert all(("PNEUMONIA" in row["path"]) == (row["label"] == "1") for row in own)
+
+
+def test_history_checkpoint_and_figures_are_left(kernel, phantoms):
+    with (kernel.out / "history.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    figures = {path.stem for path in (kernel.out / "figures").glob("*.png")}
+    assert {"class_balance", "samples", "learning_curves", "confusion_matrix", "roc_pr_curves", "grad_cam", "runs"} <= figures
+    shown = sum("image/png" in output.get("data", {}) for cell in kernel.book.cells if cell.cell_type == "code" for output in cell.outputs)
+    assert shown == len(figures)
+    for path in (kernel.out / "figures").glob("*.png"):
+        assert min(Image.open(path).size) > 150
+    assert not list(kernel.out.rglob("*unfinished*"))
+
+
+def test_the_checkpoint_gives_the_same_probabilities_in_another_process(kernel, phantoms):
+    code = f"""if True:
+        import sys; sys.path.insert(0, {str(ROOT / 'notebooks')!r})
+        import functions, pandas
+        notebook = functions.load()
+        rows = pandas.read_csv({str(kernel.out / 'predictions.csv')!r}).query("split == 'test'")
+        x, _ = notebook.load_split({str(phantoms / 'chest_xray')!r}, rows, 32, "again")
+        model = notebook.keras.models.load_model({str(kernel.out / 'best.keras')!r})
+        print("largest difference", abs(notebook.predict_probabilities(model, x) - rows.probability.to_numpy()).max())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout.rsplit("largest difference", 1)[1]) < 1e-6
+
+
+def test_phantoms_are_named_wherever_a_result_is_told(kernel):
+    told = text_of(kernel.book)
+    for sentence in ("PHANTOM radiographs", "On 58 phantom radiographs held out", "Test set of phantom radiographs"):
+        assert sentence.replace("58", "") in told or re.search(sentence.replace("58", r"\d+"), told)
+
+
+def test_sections_run_again_in_the_same_kernel_give_the_same(kernel):
+    kernel.run(2, 5, 6, 7)
+    again = json.loads((kernel.out / "metrics.json").read_text())
+    for part in ("threshold", "validation", "test", "counts", "settings"):
+        assert again[part] == kernel.first[part]
+
+
+def test_a_changed_setting_makes_a_second_run_beside_the_first(kernel):
+    kernel.line('RUN_NAME, LEARNING_RATE, EPOCHS = "slower", 0.0001, 1')
+    kernel.run(6, 7, 9)
+    table = kernel.line("print(tabulate_runs(list_runs(output_dir / 'runs')).to_string())")
+    assert "reference" in table and "slower" in table and "LEARNING_RATE" in table and "baseline" in table
+    assert json.loads((kernel.out / "metrics.json").read_text())["run"] == "slower"
+    kernel.line("IMAGE_SIZE = 48")
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="run section 2 again"):
+        kernel.run(6)
+    kernel.run(2, 5, 6, 7)
+    assert json.loads((kernel.out / "metrics.json").read_text())["settings"]["IMAGE_SIZE"] == 48
+
+
+@pytest.mark.parametrize(("section", "wanted"), [(2, "sections 0 and 1"), (5, "sections 0 to 4"), (6, "sections 0 to 5"),
+                                                 (7, "sections 0 to 6"), (8, "section 7"), (9, "sections 0 to 7")])
+def test_a_section_that_lacks_what_it_needs_says_which_to_run(section, wanted):
+    source = next(cell.source for _, cell in sections(prepare({}))[section]
+                  if cell.cell_type == "code" and "raise RuntimeError" in cell.source.split("timer.start")[0]
+                  and cell.source.startswith("if "))
+    with pytest.raises(RuntimeError, match=wanted):
+        exec(source, {})
+
+
+def test_the_lone_notebook_runs_in_an_empty_folder_with_every_setting_of_the_contract(tmp_path):
+    """No project around it, no network, settings through papermill."""
+    shutil.copy(functions.NOTEBOOK, tmp_path)
+    chosen = SMALLEST | {"EPOCHS": 1, "BASELINE_EPOCHS": 0, "OUTPUT_DIR": "results", "LEARNING_RATE": 0.002, "SEED": 5, "RUN_NAME": "lone",
+                         "PRESET": "full"}
+    command = [sys.executable, "-m", "papermill", functions.NOTEBOOK.name, "out.ipynb", "--no-progress-bar"]
+    for name, value in chosen.items():
+        command += ["-p", name, str(value)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tmp_path / "results/metrics.json").read_text())
+    assert {name: report["settings"][name] for name in chosen} == chosen
+    assert report["data"] == "phantom" and (tmp_path / "results/best.keras").exists()
+
+
+@pytest.mark.parametrize(("parameters", "message"), [
+    ({"DATA_DIR": "/nowhere/at/all"}, "does not exist"),
+    ({"IMAGE_SIZE": 5}, "IMAGE_SIZE must be"),
+    ({"OUTPUT_DIR": "/dev/null/outputs"}, "cannot be written"),
+])
+def test_bad_input_stops_the_notebook_with_one_clear_sentence(tmp_path, parameters, message):
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
+        papermill.execute_notebook(functions.NOTEBOOK, tmp_path / "out.ipynb", parameters, cwd=str(tmp_path), kernel_name="python3",
+                                   progress_bar=False)
+
+
+def test_the_runner_refuses_a_setting_that_does_not_exist():
+    done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "EPOCH=3"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "no setting EPOCH" in done.stderr
+
+
+def test_the_notebook_is_committed_without_outputs_and_with_what_colab_needs():
+    book = nbformat.read(functions.NOTEBOOK, 4)
+    nbformat.validate(book)
+    assert all(not cell.outputs and cell.execution_count is None for cell in book.cells if cell.cell_type == "code")
+    assert book.metadata.accelerator == "GPU" and book.metadata.colab.toc_visible and book.metadata.kernelspec.name == "python3"
+    assert [number for number in sections(book) if number is not None] == list(range(11))
+
+
+def test_style():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

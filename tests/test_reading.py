@@ -1,0 +1,163 @@
+"""Listing folders and reading pictures: every file is read rightly or named."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def halves(mode, dark, bright, size=(64, 48)):
+    """A picture whose left half is dark and whose right half is bright."""
+    picture = Image.new(mode, size, dark)
+    picture.paste(bright, (size[0] // 2, 0, *size))
+    return picture
+
+
+def palette_picture():
+    return halves("RGB", (50, 50, 50), (200, 200, 200)).convert("P", palette=Image.Palette.ADAPTIVE)
+
+
+PICTURES = {
+    "grey.jpeg": lambda: halves("L", 50, 200),
+    "rgb.JPG": lambda: halves("RGB", (50, 50, 50), (200, 200, 200)),
+    "cmyk.jpeg": lambda: halves("CMYK", (0, 0, 0, 205), (0, 0, 0, 55)),
+    "grey.PNG": lambda: halves("L", 50, 200),
+    "sixteen.png": lambda: Image.fromarray(np.repeat(np.array([[50 * 257] * 32 + [200 * 257] * 32], np.uint16), 48, 0)),
+    "rgba.png": lambda: halves("RGBA", (50, 50, 50, 255), (200, 200, 200, 255)),
+    "palette.png": palette_picture,
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_kind_of_picture_is_read_as_the_same_grey_levels(notebook, tmp_path, name):
+    PICTURES[name]().save(tmp_path / name, quality=95)
+    image, size = notebook.read_image(tmp_path / name, 32)
+    assert image.shape == (32, 32) and image.dtype == np.uint8 and size == (64, 48)
+    assert abs(image[:, :14].astype(int) - 50).max() <= 6
+    assert abs(image[:, 18:].astype(int) - 200).max() <= 6
+
+
+def test_transparent_pixels_are_black(notebook, tmp_path):
+    halves("RGBA", (255, 255, 255, 0), (255, 255, 255, 255)).save(tmp_path / "a.png")
+    image, _ = notebook.read_image(tmp_path / "a.png", 32)
+    assert image[:, :14].max() == 0 and image[:, 18:].min() == 255
+
+
+def test_exif_rotation_is_applied(notebook, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned a quarter clockwise: the left half comes to the top
+    halves("L", 50, 200).save(tmp_path / "a.jpeg", exif=exif, quality=95)
+    image, size = notebook.read_image(tmp_path / "a.jpeg", 32)
+    assert size == (48, 64) and image[:14].mean() < 60 and image[18:].mean() > 190
+
+
+def test_reduced_decoding_stays_within_two_grey_levels_of_full_decoding(notebook, phantoms):
+    paths = sorted((phantoms / "chest_xray/train/PNEUMONIA").iterdir())[:25]
+    for path in paths:
+        full = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (96, 96), interpolation=cv2.INTER_AREA)
+        image, size = notebook.read_image(path, 96)
+        assert abs(image.astype(int) - full).mean() < 2
+        assert size == Image.open(path).size
+
+
+BROKEN = {
+    "empty.jpeg": lambda good: b"",
+    "truncated.jpeg": lambda good: good[: len(good) // 2],
+    "text.jpeg": lambda good: b"this is no picture",
+    "page.jpeg": lambda good: b"<html>404</html>" * 100,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_with_a_reason(notebook, tmp_path, name):
+    Image.effect_noise((300, 200), 50).save(tmp_path / "good.jpeg")
+    (tmp_path / name).write_bytes(BROKEN[name]((tmp_path / "good.jpeg").read_bytes()))
+    with pytest.raises((OSError, ValueError, SyntaxError), match=r"\w{4}"):
+        notebook.read_image(tmp_path / name, 32)
+
+
+def test_a_jpeg_with_bytes_after_its_end_is_still_read(notebook, tmp_path):
+    Image.new("L", (40, 40), 100).save(tmp_path / "a.jpeg")
+    with (tmp_path / "a.jpeg").open("ab") as file:
+        file.write(b"trailer")
+    assert abs(notebook.read_image(tmp_path / "a.jpeg", 32)[0].mean() - 100) < 2
+
+
+def test_unreadable_files_are_listed_and_the_rest_keeps_its_order(notebook, tiny):
+    files = notebook.list_images(tiny)
+    train = files[files.split == "train"]
+    (tiny / train.path.iloc[3]).write_bytes(b"")
+    broken = notebook.check_unreadable(notebook.load_split(tiny, files, 32, "all")[1])
+    assert broken.path.tolist() == [train.path.iloc[3]] and "empty" in broken.problem[0]
+    x, table = notebook.load_split(tiny, train, 32, "train")
+    x, table = notebook.drop_unreadable(x, table)
+    assert len(x) == len(table) == len(train) - 1
+    for row in (0, 3, len(x) - 1):
+        assert np.array_equal(x[row, :, :, 0], notebook.read_image(tiny / table.path[row], 32)[0])
+
+
+def test_too_many_unreadable_files_stop_the_run_with_the_first_name(notebook, tiny):
+    paths = sorted((tiny / "train/PNEUMONIA").iterdir())
+    for path in paths[:4]:
+        path.write_bytes(b"junk")
+    _, table = notebook.load_split(tiny, notebook.list_images(tiny), 32, "test")
+    with pytest.raises(ValueError, match=f"4 of 36 files.*{paths[0].name}"):
+        notebook.check_unreadable(table)
+
+
+def test_files_that_are_hidden_do_not_count_and_others_are_never_dropped(notebook, tiny):
+    before = len(notebook.list_images(tiny))
+    (tiny / "train/NORMAL/.DS_Store").write_bytes(b"x")
+    (tiny / "train/NORMAL/._IM-0001-0001.jpeg").write_bytes(b"x")
+    (tiny / "train/NORMAL/notes.txt").write_bytes(b"x")
+    files = notebook.list_images(tiny)
+    assert len(files) == before + 1 and "train/NORMAL/notes.txt" in set(files.path)
+
+
+def test_a_folder_that_is_missing_or_empty_is_named(notebook, tiny):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        notebook.list_images(tiny / "nowhere")
+    for path in (tiny / "test/NORMAL").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"test/NORMAL is empty"):
+        notebook.list_images(tiny)
+    (tiny / "test/NORMAL").rmdir()
+    with pytest.raises(FileNotFoundError, match=r"lacks the folder .*test/NORMAL"):
+        notebook.list_images(tiny)
+
+
+def test_a_missing_val_folder_is_told_and_accepted(notebook, tiny, capsys):
+    shutil.rmtree(tiny / "val")
+    assert set(notebook.list_images(tiny).split) == {"train", "test"}
+    assert "no val folder" in capsys.readouterr().out
+
+
+def test_one_image_a_class_is_too_little_and_said_so(notebook, tiny):
+    files = notebook.list_images(tiny)
+    one_each = files.groupby(["split", "label"]).head(1)
+    one_each = one_each[one_each.split != "val"]
+    with pytest.raises(ValueError, match="1 NORMAL image"):
+        notebook.check_patients(one_each)
+
+
+@pytest.mark.parametrize(("name", "label", "expected"), [
+    ("IM-0115-0001.jpeg", 0, ("IM-115", "normal", True)),
+    ("NORMAL2-IM-0383-0001-0002.jpeg", 0, ("IM-383", "normal", True)),
+    ("person1_bacteria_2.jpeg", 1, ("person1", "bacterial", True)),
+    ("person1000_virus_1681.jpeg", 1, ("person1000", "viral", True)),
+    ("scan7.png", 1, ("pneumonia scan7.png", "unknown", False)),
+])
+def test_file_names_give_patient_and_finding(notebook, name, label, expected):
+    assert notebook.parse_name(name, label) == expected
+
+
+def test_the_kind_of_data_is_read_from_the_files(notebook, tiny):
+    assert notebook.identify_data(tiny, notebook.list_images(tiny)) == "phantom"
+    for path in tiny.rglob("*.jpeg"):
+        Image.new("L", (40, 40), 100).save(path)
+    assert notebook.identify_data(tiny, notebook.list_images(tiny)) == "chest-xray-pneumonia"
+    for number, path in enumerate(sorted(tiny.rglob("*.jpeg"))):
+        path.rename(path.with_name(f"scan{number}.jpeg"))
+    assert notebook.identify_data(tiny, notebook.list_images(tiny)) == "other"
