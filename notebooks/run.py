@@ -4,8 +4,8 @@
 Leaves in OUTPUT_DIR the executed notebook, an HTML page of it, and the files that the notebook writes.
 """
 
+import ast
 import json
-import os
 import re
 import sys
 import time
@@ -13,11 +13,19 @@ from pathlib import Path
 
 import functions
 import nbconvert
+import nbformat
 import papermill
 import traitlets.config
-from papermill.cli import _resolve_type as parse_value
 
 ROOT = functions.NOTEBOOK.parent.parent
+
+
+def parse_value(text):
+    """Return the number, True, False or None that the text spells, else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def parse_settings(arguments):
@@ -31,6 +39,24 @@ def parse_settings(arguments):
         if name.endswith("_DIR"):
             chosen[name] = str(Path(value).resolve()) if value else value
     return chosen
+
+
+def settle_progress(executed):
+    """Rewrite the notebook so that of each progress bar only its last state is left, as a terminal would show it."""
+    book = nbformat.read(executed, as_version=4)
+    for cell in book.cells:
+        outputs = []
+        for output in cell.get("outputs", []):
+            if outputs and output.output_type == outputs[-1].output_type == "stream" and output.name == outputs[-1].name:
+                outputs[-1].text += output.text
+            else:
+                outputs.append(output)
+        for output in outputs:
+            if output.output_type == "stream":
+                output.text = "\n".join(line.rsplit("\r", 1)[-1] for line in output.text.split("\n"))
+        if "outputs" in cell:
+            cell.outputs = outputs
+    nbformat.write(book, executed)
 
 
 def export_html(executed, page):
@@ -75,16 +101,17 @@ def main():
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         sys.exit(f"make run: OUTPUT_DIR {output_dir} cannot be written ({error.strerror}): choose another folder.")
-    os.environ["JPY_NO_WARN_INSECURE_TRANSPORT"] = "1"
     since = time.monotonic()
     try:
         papermill.execute_notebook(functions.NOTEBOOK, unfinished, settings, cwd=str(ROOT), kernel_name="python3",
-                                   progress_bar={"desc": "Cells", "unit": "cell"}, stdout_file=sys.stdout, log_output=False)
+                                   progress_bar={"desc": "Cells", "unit": "cell"}, stdout_file=sys.stdout,
+                                   extra_arguments=["--log-level=40"])
     except papermill.PapermillExecutionError as error:
         reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue))
         sys.exit(f"\nmake run: stopped with {error.ename}: {reason}\nThe notebook up to there is {unfinished}.")
     except KeyboardInterrupt:
         sys.exit(f"\nmake run: interrupted. The notebook up to there is {unfinished}.")
+    settle_progress(unfinished)
     unfinished.replace(executed)
     export_html(executed, executed.with_suffix(".html"))
     print(describe_outcome(output_dir, time.monotonic() - since))

@@ -4,12 +4,13 @@ import os
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
+matplotlib.use("agg")  # here only: a kernel must show its figures inline
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["MPLBACKEND"] = "agg"
 # A port where nothing listens: whatever asks for the network is refused at once, here and in every kernel.
 for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
     os.environ[name] = "http://127.0.0.1:9"
