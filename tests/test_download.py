@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import os
 import socket
 import subprocess
 import threading
@@ -76,6 +77,52 @@ def test_what_is_no_archive_is_refused(notebook, server, tmp_path, status, body,
     with pytest.raises(notebook.DownloadError, match=message):
         notebook.download_archive(server.address, tmp_path / "a.zip")
     assert not list(tmp_path.glob("a.zip"))
+
+
+@pytest.fixture
+def kaggle_server(server, monkeypatch, tmp_path):
+    """The server in the part of Kaggle, as the real `kaggle` command sees it, with no credentials anywhere."""
+    handler = server.RequestHandlerClass
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        metadata = self.path.endswith("GetDatasetMetadata")
+        body = b'{"info":{"licenses":[{"name":"other"}]}}' if metadata else b'{"code":404,"message":"not found"}'
+        found = metadata or not server.status
+        self.send_response(200 if metadata else 302 if found else server.status)
+        if found and not metadata:
+            self.send_header("Location", "http://storage.test/archive.zip")
+            body = b""
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    handler.do_POST = answer
+    for name in [name for name in os.environ if name.startswith("KAGGLE")]:
+        monkeypatch.delenv(name)
+    for name, value in {"HOME": str(tmp_path / "home"), "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "NO_PROXY": "", "no_proxy": ""}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, server.address.removesuffix("/archive"))
+    (tmp_path / "home").mkdir()
+    return server
+
+
+def test_the_real_kaggle_command_downloads_without_an_account(notebook, kaggle_server, tmp_path):
+    notebook.download_with_kaggle(tmp_path / "a.zip", notebook.ChestXray.slug)
+    assert (tmp_path / "a.zip").read_bytes() == kaggle_server.body
+    kaggle_server.body = b"<html>not today</html>"
+    with pytest.raises(notebook.DownloadError, match="no zip archive"):
+        notebook.download_with_kaggle(tmp_path / "b.zip", notebook.ChestXray.slug)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.zip", "home"}
+
+
+def test_the_real_kaggle_command_failing_is_told_in_one_line(notebook, kaggle_server, tmp_path):
+    kaggle_server.status = 404
+    with pytest.raises(notebook.DownloadError, match="kaggle: not found"):
+        notebook.download_with_kaggle(tmp_path / "a.zip", notebook.ChestXray.slug)
+    assert not list(tmp_path.glob("*.zip"))
 
 
 def test_only_the_wanted_tree_is_extracted(notebook, tmp_path):
