@@ -161,3 +161,15 @@ def test_the_kind_of_data_is_read_from_the_files(notebook, tiny):
     for number, path in enumerate(sorted(tiny.rglob("*.jpeg"))):
         path.rename(path.with_name(f"scan{number}.jpeg"))
     assert notebook.identify_data(tiny, notebook.list_images(tiny)) == "other"
+
+
+def test_a_folder_one_too_high_is_told_apart(notebook, tiny):
+    with pytest.raises(FileNotFoundError, match="one folder too high"):
+        notebook.list_images(tiny.parent)
+
+
+def test_pictures_of_one_size_only_can_be_plotted(notebook, tiny):
+    files = notebook.list_images(tiny)
+    figure = notebook.plot_shapes(files.assign(width=224, height=224), "all of one size")
+    assert figure.get_suptitle() == "all of one size"
+    notebook.plt.close(figure)
