@@ -140,7 +140,7 @@ def test_sections_run_again_in_the_same_kernel_give_the_same(kernel):
 
 
 def test_a_changed_setting_makes_a_second_run_beside_the_first(kernel):
-    kernel.line('RUN_NAME, LEARNING_RATE, EPOCHS = "slower", 0.0001, 1')
+    kernel.line('RUN_NAME, LEARNING_RATE, EPOCHS, BASELINE_EPOCHS = "slower", 0.0001, 1, 0')
     kernel.run(6, 7, 9)
     table = kernel.line("print(tabulate_runs(list_runs(output_dir / 'runs')).to_string())")
     assert "reference" in table and "slower" in table and "LEARNING_RATE" in table and "baseline" in table
@@ -152,8 +152,16 @@ def test_a_changed_setting_makes_a_second_run_beside_the_first(kernel):
     assert json.loads((kernel.out / "metrics.json").read_text())["settings"]["IMAGE_SIZE"] == 48
 
 
-@pytest.mark.parametrize(("section", "wanted"), [(2, "sections 0 and 1"), (5, "sections 0 to 4"), (6, "sections 0 to 5"),
-                                                 (7, "sections 0 to 4"), (8, "section 7"), (9, "section 0 first")])
+def test_a_run_is_not_validated_on_images_that_it_may_have_learnt_from(kernel):
+    kernel.line("SPLIT_SEED = 1")
+    kernel.run(4)
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="held out other images"):
+        kernel.run(7)
+
+
+@pytest.mark.parametrize(("section", "wanted"), [(1, "section 0 first"), (2, "sections 0 and 1"), (3, "sections 0 to 2"),
+                                                 (4, "sections 0 to 3"), (5, "sections 0 to 4"), (6, "sections 0 to 5"),
+                                                 (7, "sections 0 to 4"), (8, "section 7"), (9, "section 0 first"), (10, "sections 0 to 7")])
 def test_a_section_that_lacks_what_it_needs_says_which_to_run(section, wanted):
     source = next(cell.source for _, cell in sections(prepare({}))[section]
                   if cell.cell_type == "code" and "raise RuntimeError" in cell.source.split("timer.start")[0]
