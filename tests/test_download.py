@@ -101,7 +101,7 @@ def kaggle_server(server, monkeypatch, tmp_path):
     handler.do_POST = answer
     for name in [name for name in os.environ if name.startswith("KAGGLE")]:
         monkeypatch.delenv(name)
-    for name, value in {"HOME": str(tmp_path / "home"), "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "NO_PROXY": "", "no_proxy": ""}.items():
+    for name, value in {"HOME": str(tmp_path / "home"), "KAGGLE_API_ENVIRONMENT": "LOCALHOST"}.items():
         monkeypatch.setenv(name, value)
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, server.address.removesuffix("/archive"))
@@ -123,6 +123,26 @@ def test_the_real_kaggle_command_failing_is_told_in_one_line(notebook, kaggle_se
     with pytest.raises(notebook.DownloadError, match="kaggle: not found"):
         notebook.download_with_kaggle(tmp_path / "a.zip", notebook.ChestXray.slug)
     assert not list(tmp_path.glob("*.zip"))
+
+
+def test_the_next_source_is_tried_and_nothing_but_the_data_is_left(notebook, kaggle_server, tmp_path, monkeypatch, capsys):
+    """The kaggle command finds nothing; Kaggle's public address gives the archive."""
+    kaggle_server.status = 404
+    monkeypatch.setattr(notebook.ChestXray, "kaggle_address", kaggle_server.address)
+    monkeypatch.setattr(notebook.ChestXray, "counts", COUNTS)
+    real = notebook.download_archive
+
+    def recovered(address, archive):
+        kaggle_server.status = 0
+        real(address, archive)
+
+    monkeypatch.setitem(notebook.download_data.__globals__, "download_archive", recovered)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/kaggle-archive.zip.part").write_bytes(kaggle_server.body[:500])
+    notebook.download_data(tmp_path / "data/chest_xray", seconds=2)
+    assert "the kaggle command: kaggle: not found" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["chest_xray"]
+    assert notebook.count_images(tmp_path / "data/chest_xray") == COUNTS
 
 
 def test_only_the_wanted_tree_is_extracted(notebook, tmp_path):

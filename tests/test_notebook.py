@@ -196,11 +196,6 @@ def test_bad_input_stops_the_notebook_with_one_clear_sentence(tmp_path, paramete
                                    progress_bar=False)
 
 
-def test_the_runner_refuses_a_setting_that_does_not_exist():
-    done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "EPOCH=3"], capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "no setting EPOCH" in done.stderr
-
-
 def test_the_notebook_is_committed_without_outputs_and_with_what_colab_needs():
     book = nbformat.read(functions.NOTEBOOK, 4)
     nbformat.validate(book)
