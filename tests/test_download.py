@@ -23,8 +23,8 @@ def make_archive(skip=0):
     with zipfile.ZipFile(content, "w") as archive:
         for entry in COUNTS:
             for number in range(2):
-                for tree in ("chest_xray", "chest_xray/chest_xray"):
-                    archive.writestr(f"{tree}/{entry}/person{number}_virus_{number}.jpeg", picture.getvalue())
+                archive.writestr(f"chest_xray/{entry}/person{number}_virus_{number}.jpeg", picture.getvalue())
+                archive.writestr(f"chest_xray/chest_xray/{entry}/person{number}_virus_{number}.jpeg", b"the nested copy")
                 archive.writestr(f"chest_xray/__MACOSX/{entry}/._person{number}_virus_{number}.jpeg", b"junk")
             archive.writestr(f"chest_xray/{entry}/.DS_Store", b"junk")
             archive.writestr(f"chest_xray/{entry}/._person0_virus_0.jpeg", b"junk")
@@ -149,7 +149,8 @@ def test_only_the_wanted_tree_is_extracted(notebook, tmp_path):
     (tmp_path / "a.zip").write_bytes(make_archive())
     notebook.extract_archive(tmp_path / "a.zip", tmp_path / "data", [COUNTS])
     assert notebook.count_images(tmp_path / "data") == COUNTS
-    assert len([path for path in (tmp_path / "data").rglob("*") if path.is_file()]) == 12
+    pictures = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert len(pictures) == 12 and all(Image.open(path).size == (60, 40) for path in pictures)
     assert not list(tmp_path.rglob("escaped*"))
 
 

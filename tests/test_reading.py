@@ -173,3 +173,12 @@ def test_pictures_of_one_size_only_can_be_plotted(notebook, tiny):
     figure = notebook.plot_shapes(files.assign(width=224, height=224), "all of one size")
     assert figure.get_suptitle() == "all of one size"
     notebook.plt.close(figure)
+
+
+def test_a_truncated_jpeg_is_found_even_where_opencv_says_nothing(notebook, tmp_path, monkeypatch):
+    """OpenCV 4 fills the missing part with grey and reports no error; OpenCV 5 gives nothing back."""
+    Image.effect_noise((300, 200), 50).save(tmp_path / "a.jpeg")
+    (tmp_path / "a.jpeg").write_bytes((tmp_path / "a.jpeg").read_bytes()[:-400])
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flag: np.full((200, 300), 128, np.uint8))
+    with pytest.raises(OSError, match="truncated"):
+        notebook.read_image(tmp_path / "a.jpeg", 32)
