@@ -187,7 +187,6 @@ def test_the_lone_notebook_runs_in_an_empty_folder_with_every_setting_of_the_con
 
 @pytest.mark.parametrize(("parameters", "message"), [
     ({"DATA_DIR": "/nowhere/at/all"}, "does not exist"),
-    ({"IMAGE_SIZE": 5}, "IMAGE_SIZE must be"),
     ({"OUTPUT_DIR": "/dev/null/outputs"}, "cannot be written"),
 ])
 def test_bad_input_stops_the_notebook_with_one_clear_sentence(tmp_path, parameters, message):
