@@ -1,200 +1,364 @@
-"""Getting the data: archives that are whole get in place, others never; a machine with no way out is recognised."""
+"""Getting the data, both ways in: the notebook's section 1 and download_data.sh, with the real kaggle command and real HTTPS."""
 
-import http.server
+import hashlib
 import io
 import os
+import re
+import resource
+import shutil
+import signal
 import socket
+import stat
 import subprocess
-import threading
+import time
+import urllib.request
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from PIL import Image
+from internet import COUNTS, MENDELEY_COUNTS, Internet, make_archive
 
-COUNTS = {f"{split}/{name}": 2 for split in ("train", "val", "test") for name in ("NORMAL", "PNEUMONIA")}
+SCRIPT = ROOT / "download_data.sh"
 
 
-def make_archive(skip=0):
-    """The bytes of a zip with the structure of the real one: the tree, a nested copy of it, and junk of a Mac."""
-    picture = io.BytesIO()
-    Image.effect_noise((60, 40), 40).save(picture, "JPEG")
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for entry in COUNTS:
-            for number in range(2):
-                archive.writestr(f"chest_xray/{entry}/person{number}_virus_{number}.jpeg", picture.getvalue())
-                archive.writestr(f"chest_xray/chest_xray/{entry}/person{number}_virus_{number}.jpeg", b"the nested copy")
-                archive.writestr(f"chest_xray/__MACOSX/{entry}/._person{number}_virus_{number}.jpeg", b"junk")
-            archive.writestr(f"chest_xray/{entry}/.DS_Store", b"junk")
-            archive.writestr(f"chest_xray/{entry}/._person0_virus_0.jpeg", b"junk")
-        archive.writestr("chest_xray/train/NORMAL/../../../../escaped.jpeg", b"junk")
-    return content.getvalue()
+@pytest.fixture(scope="session")
+def archives():
+    return make_archive(COUNTS), make_archive(MENDELEY_COUNTS, copies=False)
+
+
+@pytest.fixture(scope="session")
+def the_internet(archives, tmp_path_factory):
+    return Internet(*archives, tmp_path_factory.mktemp("internet"))
 
 
 @pytest.fixture
-def server():
-    """A web server on this machine; `server.body` is what it sends, `server.cut` after how many bytes it hangs up."""
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            owner = self.server
-            owner.ranges.append(self.headers.get("Range"))
-            start = int((self.headers.get("Range") or "bytes=0-").split("=")[1].split("-")[0])
-            if owner.status or start > len(owner.body):
-                self.send_error(owner.status or 416)
-                return
-            rest = owner.body[start:]
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(rest)))
-            self.end_headers()
-            self.wfile.write(rest[: owner.cut])
-
-        def log_message(self, *_):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.body, httpd.cut, httpd.status, httpd.ranges = make_archive(), None, 0, []
-    httpd.address = f"http://127.0.0.1:{httpd.server_port}/archive"
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield httpd
-    httpd.shutdown()
-
-
-def test_a_download_that_is_cut_off_goes_on_where_it_stopped(notebook, server, tmp_path):
-    server.cut = 1000
-    with pytest.raises(notebook.DownloadError, match=r"1,000 of|connection failed"):
-        notebook.download_archive(server.address, tmp_path / "a.zip")
-    assert not (tmp_path / "a.zip").exists()
-    server.cut = None
-    notebook.download_archive(server.address, tmp_path / "a.zip")
-    assert (tmp_path / "a.zip").read_bytes() == server.body
-    assert server.ranges[-1] == "bytes=1000-"
-
-
-@pytest.mark.parametrize(("status", "body", "message"), [(404, None, "404"), (500, None, "500"), (0, b"<html>", "no zip archive")])
-def test_what_is_no_archive_is_refused(notebook, server, tmp_path, status, body, message):
-    server.status, server.body = status, body or server.body
-    with pytest.raises(notebook.DownloadError, match=message):
-        notebook.download_archive(server.address, tmp_path / "a.zip")
-    assert not list(tmp_path.glob("a.zip"))
-
-
-@pytest.fixture
-def kaggle_server(server, monkeypatch, tmp_path):
-    """The server in the part of Kaggle, as the real `kaggle` command sees it, with no credentials anywhere."""
-    handler = server.RequestHandlerClass
-
-    def answer(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        metadata = self.path.endswith("GetDatasetMetadata")
-        body = b'{"info":{"licenses":[{"name":"other"}]}}' if metadata else b'{"code":404,"message":"not found"}'
-        found = metadata or not server.status
-        self.send_response(200 if metadata else 302 if found else server.status)
-        if found and not metadata:
-            self.send_header("Location", "http://storage.test/archive.zip")
-            body = b""
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    handler.do_POST = answer
+def internet(notebook, the_internet, tmp_path, monkeypatch):
+    """This process and its children are led to our internet. The real archive has 2.4 GB: the room for that is not needed."""
+    for site in (the_internet.command, the_internet.web, the_internet.mendeley):
+        site.recover()
+        site.ranges.clear()
     for name in [name for name in os.environ if name.startswith("KAGGLE")]:
         monkeypatch.delenv(name)
-    for name, value in {"HOME": str(tmp_path / "home"), "KAGGLE_API_ENVIRONMENT": "LOCALHOST"}.items():
+    for name, value in the_internet.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
-    for name in ("HTTP_PROXY", "http_proxy"):
-        monkeypatch.setenv(name, server.address.removesuffix("/archive"))
-    (tmp_path / "home").mkdir()
-    return server
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
+    monkeypatch.setattr(notebook.time, "sleep", lambda seconds, real=time.sleep: real(min(seconds, 0.2)))
+    return the_internet
 
 
-def test_the_real_kaggle_command_downloads_without_an_account(notebook, kaggle_server, tmp_path):
-    notebook.download_with_kaggle(tmp_path / "a.zip", notebook.ChestXray.slug)
-    assert (tmp_path / "a.zip").read_bytes() == kaggle_server.body
-    kaggle_server.body = b"<html>not today</html>"
-    with pytest.raises(notebook.DownloadError, match="no zip archive"):
-        notebook.download_with_kaggle(tmp_path / "b.zip", notebook.ChestXray.slug)
-    assert {path.name for path in tmp_path.iterdir()} == {"a.zip", "home"}
+def fail_everywhere(internet, **how):
+    """Kaggle fails in this way, by both its addresses; Mendeley has nothing."""
+    for site in (internet.command, internet.web):
+        for name, value in how.items():
+            setattr(site, name, value)
+    internet.mendeley.status = 404
 
 
-def test_the_real_kaggle_command_failing_is_told_in_one_line(notebook, kaggle_server, tmp_path):
-    kaggle_server.status = 404
-    with pytest.raises(notebook.DownloadError, match="kaggle: not found"):
-        notebook.download_with_kaggle(tmp_path / "a.zip", notebook.ChestXray.slug)
-    assert not list(tmp_path.glob("*.zip"))
+def recover(internet):
+    internet.command.recover()
+    internet.web.recover()
 
 
-def test_the_next_source_is_tried_and_nothing_but_the_data_is_left(notebook, kaggle_server, tmp_path, monkeypatch, capsys):
-    """The kaggle command finds nothing; Kaggle's public address gives the archive."""
-    kaggle_server.status = 404
-    monkeypatch.setattr(notebook.ChestXray, "kaggle_address", kaggle_server.address)
-    monkeypatch.setattr(notebook.ChestXray, "counts", COUNTS)
-    real = notebook.download_archive
-
-    def recovered(address, archive):
-        kaggle_server.status = 0
-        real(address, archive)
-
-    monkeypatch.setitem(notebook.download_data.__globals__, "download_archive", recovered)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/kaggle-archive.zip.part").write_bytes(kaggle_server.body[:500])
-    notebook.download_data(tmp_path / "data/chest_xray", seconds=2)
-    assert "the kaggle command: kaggle: not found" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["chest_xray"]
-    assert notebook.count_images(tmp_path / "data/chest_xray") == COUNTS
+def script(folder, *options, **more):
+    return subprocess.run([SCRIPT, *options, folder], capture_output=True, text=True, check=False, **more)
 
 
-def test_only_the_wanted_tree_is_extracted(notebook, tmp_path):
-    (tmp_path / "a.zip").write_bytes(make_archive())
-    notebook.extract_archive(tmp_path / "a.zip", tmp_path / "data", [COUNTS])
-    assert notebook.count_images(tmp_path / "data") == COUNTS
-    pictures = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
-    assert len(pictures) == 12 and all(Image.open(path).size == (60, 40) for path in pictures)
-    assert not list(tmp_path.rglob("escaped*"))
+def assert_whole(notebook, folder):
+    """The right numbers of files, none of them from the nested copy or the junk, and nothing beside them."""
+    assert notebook.count_images(folder) in (COUNTS, MENDELEY_COUNTS)
+    contents = {path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert len(contents) == 1 and contents.pop()[:2] == b"\xff\xd8"
 
 
-def test_a_corrupt_archive_is_removed_and_leaves_nothing_behind(notebook, tmp_path):
-    body = bytearray(make_archive())
-    body[200] ^= 0xFF  # inside the first picture: its checksum fails
-    (tmp_path / "a.zip").write_bytes(body)
-    with pytest.raises(notebook.DownloadError, match="not whole"):
-        notebook.extract_archive(tmp_path / "a.zip", tmp_path / "data", [COUNTS])
-    assert not list(tmp_path.iterdir())
+def corrupt(body):
+    place = body.index(b"\xff\xd8", len(body) // 100) + 40  # inside a picture: its checksum fails
+    return body[:place] + bytes([body[place] ^ 0xFF]) + body[place + 1:]
 
 
-def test_an_archive_with_too_few_images_is_refused(notebook, tmp_path):
-    (tmp_path / "a.zip").write_bytes(make_archive())
-    with pytest.raises(notebook.DownloadError, match="12 images"):
-        notebook.extract_archive(tmp_path / "a.zip", tmp_path / "data", [notebook.ChestXray.counts])
-    assert not (tmp_path / "data").exists()
+def too_few(body):
+    """The same without one picture."""
+    with zipfile.ZipFile(io.BytesIO(body)) as old, zipfile.ZipFile(changed := io.BytesIO(), "w") as new:
+        for member in old.infolist():
+            if member.filename != "chest_xray/test/NORMAL/person7_virus_7.jpeg":
+                new.writestr(member, old.read(member))
+    return changed.getvalue()
 
 
-def test_an_incomplete_folder_is_kept_aside_when_the_whole_one_comes(notebook, tmp_path):
-    (tmp_path / "data/train").mkdir(parents=True)
-    (tmp_path / "data/train/mine.txt").write_text("keep me")
-    (tmp_path / "a.zip").write_bytes(make_archive())
-    notebook.extract_archive(tmp_path / "a.zip", tmp_path / "data", [COUNTS])
-    assert notebook.count_images(tmp_path / "data") == COUNTS
-    assert [path.read_text() for path in tmp_path.glob("data.incomplete-*/train/mine.txt")] == ["keep me"]
+FAULTS = {  # how Kaggle fails; what the line of the kaggle command, and that of the public address, says
+    "401": ({"status": 401}, "Authentication required", "401"),
+    "403": ({"status": 403}, "403", "403"),
+    "404": ({"status": 404}, "404", "404"),
+    "429": ({"status": 429}, "429", "429"),
+    "500": ({"status": 500}, "500", "500"),
+    "a page instead of a zip": ({"body": b"<html>please log in</html>"}, "no whole zip archive; it was removed", "no zip archive"),
+    "hangs up each time": ({"cut": 500_000}, "kaggle: ", r"cut off after [\d,]+ of [\d,]+ bytes; run this again"),
+    "promises too little": ({"length": -1000}, "kaggle: cut off", "no whole zip archive; it was removed"),
+    "corrupt": ({"body": corrupt}, "corrupt .*CRC.*; it was removed", "corrupt .*; it was removed"),
+    "one picture missing": ({"body": too_few}, "5,855 images.*; it was removed", "233 test/NORMAL.*; it was removed"),
+}
 
 
-def test_a_wrong_checksum_is_refused(notebook, tmp_path):
-    (tmp_path / "a.zip").write_bytes(b"abc")
-    notebook.verify_sha256(tmp_path / "a.zip", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
-    with pytest.raises(notebook.DownloadError, match="SHA-256"):
-        notebook.verify_sha256(tmp_path / "a.zip", "0" * 64)
-    assert not (tmp_path / "a.zip").exists()
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_failure_is_told_in_one_line_and_the_next_try_succeeds(notebook, internet, tmp_path, capsys, fault):
+    """By the script while Kaggle fails, then by the notebook when it works again: whole, and nothing left over."""
+    how, command_line, web_line = FAULTS[fault]
+    folder = tmp_path / "data/chest_xray"
+    fail_everywhere(internet, **{name: value(internet.web.whole) if callable(value) else value for name, value in how.items()})
+    failed = script(folder)
+    told = [line.rsplit("\r", 1)[-1] for line in failed.stdout.splitlines()]
+    expected = {"the kaggle command": command_line, "Kaggle's public address": web_line, "the original at Mendeley": "404"}
+    for name, reason in expected.items():
+        line, = (line for line in told if line.startswith(f"{name}: "))
+        assert re.search(reason, line), line
+    assert failed.returncode == 1 and "no source gave the data set" in failed.stderr and "Traceback" not in failed.stdout + failed.stderr
+    assert [path.name for path in folder.parent.iterdir()] == [".chest_xray.download"]
+    recover(internet)
+    assert notebook.find_data(tmp_path, "") == folder
+    assert_whole(notebook, folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["chest_xray"]
+    if fault == "hangs up each time":
+        assert internet.command.ranges[-1] != "bytes=0-", "the second try must go on where the first one stopped"
+
+
+def test_the_script_gets_everything_and_does_nothing_the_second_time(notebook, internet, tmp_path):
+    folder = tmp_path / "data/chest_xray"
+    internet.command.cut = None
+    done = script(folder)
+    assert done.returncode == 0 and "5,856 images, checked" in done.stdout, done.stdout + done.stderr
+    assert_whole(notebook, folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["chest_xray"] and internet.web.ranges == []
+    internet.command.status = internet.web.status = internet.mendeley.status = 500
+    again = script(folder)
+    assert again.returncode == 0 and "complete" in again.stdout
+    (folder / "train/NORMAL/person3_virus_3.jpeg").unlink()
+    assert script(folder).returncode == 1, "exit code 0 means that the folder is whole"
+
+
+def test_a_connection_that_breaks_once_is_taken_up_again_by_https(notebook, internet, tmp_path, monkeypatch):
+    internet.web.cut = 2_000_000
+    archive = tmp_path / "chest-xray-pneumonia.zip"
+    notebook.download_archive(notebook.ChestXray.kaggle_address, archive)
+    assert archive.read_bytes() == internet.web.whole
+    assert internet.web.ranges[:2] == [None, "bytes=2000000-"]
+
+
+def test_a_server_that_promises_too_much_has_sent_all_the_same(notebook, internet, tmp_path):
+    """The kaggle command and curl call that a failure; but the archive is whole, and every file in it is checked."""
+    fail_everywhere(internet, length=1000)
+    done = script(tmp_path / "chest_xray")
+    assert done.returncode == 0 and "the kaggle command: kaggle: " in done.stdout
+    assert_whole(notebook, tmp_path / "chest_xray")
+
+
+def test_a_page_does_not_overwrite_the_part_that_is_here(notebook, internet, tmp_path):
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(internet.web.whole[:1000])
+    internet.web.body = b"<html>too many requests</html>" * 100
+    with pytest.raises(notebook.DownloadError):
+        notebook.download_archive(notebook.ChestXray.kaggle_address, archive)
+    assert archive.read_bytes()[:1000] == internet.web.whole[:1000]
+
+
+def test_the_archive_is_kept_where_that_is_asked_for_and_used_where_it_lies(notebook, internet, tmp_path, capsys):
+    folder = tmp_path / "data/chest_xray"
+    assert script(folder, "--keep-archive").returncode == 0
+    assert {path.name for path in folder.parent.iterdir()} == {"chest_xray", "chest-xray-pneumonia.zip"}
+    shutil.rmtree(folder)
+    internet.command.status = internet.web.status = internet.mendeley.status = 500
+    assert notebook.find_data(tmp_path, "") == folder
+    assert_whole(notebook, folder)
+    shutil.rmtree(folder)
+    (folder.parent / "chest-xray-pneumonia.zip").write_bytes(corrupt(internet.web.whole))
+    with pytest.raises(notebook.DownloadError, match="no source"):
+        notebook.download_data(folder)
+    assert "left where it is" in capsys.readouterr().out and (folder.parent / "chest-xray-pneumonia.zip").exists()
+
+
+def test_mendeley_is_the_last_source_and_has_no_val_folder(notebook, internet, tmp_path, capsys, monkeypatch):
+    internet.command.status = internet.web.status = 404
+    monkeypatch.setattr(notebook.ChestXray, "mendeley_sha256", hashlib.sha256(internet.mendeley.whole).hexdigest())
+    folder = notebook.find_data(tmp_path, "")
+    assert_whole(notebook, folder)
+    assert set(notebook.list_images(folder).split) == {"train", "test"} and "no val folder" in capsys.readouterr().out
+    shutil.rmtree(folder)
+    monkeypatch.setattr(notebook.ChestXray, "mendeley_sha256", "0" * 64)
+    with pytest.raises(notebook.DownloadError, match="no source"):
+        notebook.download_data(folder)
+    assert "SHA-256 is not that of the original; it was removed" in capsys.readouterr().out
+
+
+def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(notebook, internet, tmp_path, monkeypatch):
+    key = "KGAT_0123456789abcdef0123456789abcdef"
+    monkeypatch.setenv("KAGGLE_API_TOKEN", key)
+    internet.command.status = 401
+    done = script(tmp_path / "chest_xray")
+    assert done.returncode == 0 and "the kaggle command: kaggle: " in done.stdout
+    assert key not in done.stdout + done.stderr
+    assert_whole(notebook, tmp_path / "chest_xray")
+
+
+@pytest.mark.parametrize("limit", [1_000_000, 5_000])
+def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(notebook, internet, tmp_path, limit):
+    """A limit to the size of a file stands for the disk: of the archive, and (smaller than the archive's own parts) of all."""
+    internet.mendeley.status = 404
+    folder = tmp_path / "data/chest_xray"
+    failed = script(folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert failed.returncode == 1 and "is full: free some space" in failed.stderr and not folder.exists()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(notebook.StorageError, match=f"{folder.parent}.* is full"):
+            notebook.find_data(tmp_path, "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    notebook.find_data(tmp_path, "")
+    assert_whole(notebook, folder)
+
+
+def test_a_disk_that_fills_while_extracting_keeps_the_archive_for_the_next_try(notebook, internet, tmp_path, monkeypatch):
+    folder = tmp_path / "chest_xray"
+    written, write = [], Path.write_bytes
+
+    def full(self, content):
+        written.append(self)
+        if len(written) > 1000:
+            raise OSError(28, "No space left on device")
+        return write(self, content)
+
+    with monkeypatch.context() as small:
+        small.setattr(Path, "write_bytes", full)
+        with pytest.raises(notebook.StorageError, match="is full"):
+            notebook.download_data(folder)
+    assert not folder.exists() and not list(tmp_path.glob("*unfinished*"))
+    asked = len(internet.command.ranges)
+    internet.command.status = internet.web.status = 500
+    notebook.download_data(folder)
+    assert_whole(notebook, folder) and asked == len(internet.command.ranges)
+
+
+def test_too_little_room_is_said_before_anything_is_downloaded(notebook, internet, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(notebook.shutil, "disk_usage", lambda folder: usage._replace(free=3_000_000_000))
+    assert notebook.ChestXray.kaggle_bytes + notebook.ChestXray.tree_bytes > 3_000_000_000
+    internet.mendeley.status = 404
+    with pytest.raises(notebook.StorageError, match=r"3.0 GB of disk left, and 3.7 GB are needed"):
+        notebook.download_data(tmp_path / "chest_xray")
+    assert internet.command.ranges == internet.web.ranges == [] and internet.mendeley.ranges, "the smaller original has room enough"
+
+
+def test_a_folder_that_cannot_be_written_is_named(notebook, internet, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    failed = script(tmp_path / "file/chest_xray")
+    assert failed.returncode == 1 and f"{tmp_path / 'file'} cannot be written" in failed.stderr
+
+
+def start_slow_download(internet, folder):
+    """The script in mid-download by the kaggle command, a good second before its end."""
+    internet.command.pace = len(internet.command.whole) / 3
+    process = subprocess.Popen([SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    partial = folder.with_name(".chest_xray.download") / "chest-xray-pneumonia.zip"
+    while not partial.exists() or partial.stat().st_size < 1_000_000:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    return process, partial
+
+
+def test_an_interrupted_download_goes_on(notebook, internet, tmp_path):
+    """Ctrl-C, which reaches the kaggle command as well."""
+    folder = tmp_path / "chest_xray"
+    process, partial = start_slow_download(internet, folder)
+    os.killpg(process.pid, signal.SIGINT)
+    told, _ = process.communicate(timeout=20)
+    assert process.returncode != 0 and "run it again to go on from there" in told and "Traceback" not in told
+    size = partial.stat().st_size
+    assert 1_000_000 <= size < len(internet.command.whole) and not folder.exists()
+    recover(internet)
+    assert script(folder).returncode == 0
+    assert_whole(notebook, folder)
+    assert internet.command.ranges[-1] == f"bytes={size}-"
+
+
+def test_after_a_kill_and_with_two_at_once_one_waits_for_the_other(notebook, internet, tmp_path):
+    folder = tmp_path / "chest_xray"
+    first, _ = start_slow_download(internet, folder)
+    second = subprocess.Popen([SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert "Another process is getting data" in second.stdout.readline()
+    third, _ = subprocess.Popen([SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), first.kill()
+    for process in (second, third):
+        told, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, told
+    assert_whole(notebook, folder)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["chest_xray"]
+
+
+def test_two_downloads_at_once_ask_only_once(notebook, internet, tmp_path):
+    internet.command.pace = len(internet.command.whole) / 2
+    pair = [subprocess.Popen([SCRIPT, tmp_path / "chest_xray"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.wait(60) for process in pair] == [0, 0]
+    assert len(internet.command.ranges) <= 2 and internet.web.ranges == []  # the command asks once, and once to resume nothing
+
+
+def zip_of(folder, **entries):
+    """A zip with these entries: {name: content}, or ZipInfo objects under `infos`."""
+    infos = entries.pop("infos", [])
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in ("train", "test"):
+            for name in ("NORMAL", "PNEUMONIA"):
+                archive.writestr(f"chest_xray/{entry}/{name}/a.jpeg", b"picture")
+        for info, content in infos:
+            archive.writestr(info, content)
+    return folder / "a.zip"
+
+
+def symbolic_link():
+    info = zipfile.ZipInfo("chest_xray/train/NORMAL/link.jpeg")
+    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+HARMFUL = {
+    "a way out": ([("chest_xray/train/NORMAL/../../../../escaped.jpeg", b"x")], "points outside"),
+    "a way out in the nested copy": ([("chest_xray/chest_xray/../../../escaped.jpeg", b"x")], "points outside"),
+    "an absolute name": ([("/tmp/escaped.jpeg", b"x")], "points outside"),
+    "a name of another system": ([("..\\escaped.jpeg", b"x")], "points outside"),
+    "a symbolic link": ([(symbolic_link(), b"/etc/passwd")], "symbolic link"),
+    "a bomb": ([("chest_xray/train/NORMAL/b.jpeg", bytes(100_000_000))], "out of proportion"),
+    "many small bombs": ([(f"chest_xray/train/NORMAL/{n}.jpeg", bytes(999_999)) for n in range(40)], "out of proportion"),
+}
+
+
+@pytest.mark.parametrize("kind", HARMFUL)
+def test_an_archive_that_means_harm_is_refused_whole(notebook, tmp_path, kind):
+    infos, message = HARMFUL[kind]
+    archive = zip_of(tmp_path, infos=infos)
+    with pytest.raises(notebook.BadArchive, match=message):
+        notebook.extract_archive(archive, tmp_path / "deep/er/data", [COUNTS])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"] and not list(tmp_path.parent.rglob("escaped*"))
+
+
+def test_an_incomplete_folder_is_kept_aside_when_the_whole_one_comes(notebook, internet, tmp_path):
+    (tmp_path / "chest_xray/train").mkdir(parents=True)
+    (tmp_path / "chest_xray/train/mine.txt").write_text("keep me")
+    notebook.download_data(tmp_path / "chest_xray")
+    assert_whole(notebook, tmp_path / "chest_xray")
+    assert [path.read_text() for path in tmp_path.glob("chest_xray.incomplete-*/train/mine.txt")] == ["keep me"]
 
 
 @pytest.mark.timeout(20)
-def test_a_machine_with_no_way_out_is_recognised(notebook, server):
+def test_a_machine_with_no_way_out_is_recognised(notebook, internet, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers: as if packets were dropped
-        dropped = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        refused = "http://127.0.0.1:9/"
-        assert notebook.reachable([dropped, server.address, refused], seconds=2) == [server.address]
-    server.status = 403
-    assert notebook.reachable([server.address], seconds=2) == [server.address], "a refusal is an answer"
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert notebook.reachable([notebook.ChestXray.kaggle_address, notebook.ChestXray.mendeley_address], seconds=1) == []
+    refused = script(tmp_path / "chest_xray")
+    assert refused.returncode == 1 and "neither Kaggle nor Mendeley can be reached" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["home"], "nothing is made before there is something to put into it"
+
+
+def test_a_refusal_is_an_answer(notebook, internet):
+    internet.web.status = 403
+    assert notebook.reachable([notebook.ChestXray.kaggle_address], seconds=5)
 
 
 def test_without_a_network_phantoms_are_drawn_once_and_found_again(notebook, tmp_path, capsys, monkeypatch):
@@ -216,11 +380,34 @@ def test_data_that_are_there_are_used_and_a_named_folder_wins(notebook, tiny, ca
     assert notebook.find_data(home, "elsewhere") == home / "elsewhere"
 
 
-def test_the_script_says_how_to_use_it_and_fails_without_a_network(tmp_path):
-    script = ROOT / "download_data.sh"
-    told = subprocess.run([script, "--help"], capture_output=True, text=True, check=False)
-    assert told.returncode == 0 and "Usage" in told.stdout
-    failed = subprocess.run([script, tmp_path / "chest_xray"], capture_output=True, text=True, check=False)
-    assert failed.returncode == 1 and "can be reached" in failed.stderr and "Traceback" not in failed.stderr
-    assert not (tmp_path / "chest_xray").exists()
-    assert subprocess.run([script, "a", "b"], capture_output=True, check=False).returncode != 0
+@pytest.mark.parametrize("place", ["mounted", "hub/datasets/paultimothymooney/chest-xray-pneumonia/versions/2"])
+def test_a_mounted_data_set_is_used_where_it_lies(notebook, tiny, tmp_path, monkeypatch, place):
+    """What Colab and Kaggle mount, and what kagglehub has downloaded (its newest version)."""
+    monkeypatch.setattr(notebook.ChestXray, "mounts", (str(tmp_path / "mounted/chest_xray"),))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "../1/chest_xray").mkdir(parents=True)
+    tiny.rename(tmp_path / place / "chest_xray")
+    assert notebook.find_data(tmp_path / "home", "") == tmp_path / place / "chest_xray"
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_whole_folder_is_recognised_without_reading_it(notebook, tmp_path, monkeypatch):
+    """No file of it is opened, and no network is asked."""
+    for entry, count in COUNTS.items():
+        (tmp_path / "chest_xray" / entry).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / "chest_xray" / entry / f"{number}.jpeg").symlink_to(ROOT / "README.md")
+    opened = []
+    monkeypatch.setattr("builtins.open", lambda *arguments, **_: opened.append(arguments))
+    monkeypatch.setitem(notebook.download_data.__globals__, "reachable", None)
+    notebook.download_data(tmp_path / "chest_xray")
+    assert not opened
+
+
+def test_the_script_says_how_to_use_it(tmp_path):
+    told = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, check=False)
+    assert told.returncode == 0 and "usage" in told.stdout and "--keep-archive" in told.stdout
+    for wrong in (["a", "b"], ["--unknown"]):
+        failed = subprocess.run([SCRIPT, *wrong], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert failed.returncode == 2 and "usage" in failed.stderr.lower()

@@ -122,9 +122,9 @@ def test_the_preset_fills_in_and_an_explicit_value_wins(notebook):
 def test_an_output_folder_that_cannot_be_written_is_named(notebook, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"OUTPUT_DIR .*file.* cannot be written"):
-        notebook.prepare_output(tmp_path / "file" / "outputs")
-    with pytest.raises(OSError, match=r"MB left"):
-        notebook.prepare_output(tmp_path, megabytes=1e12)
+        notebook.prepare_folder(tmp_path / "file" / "outputs", "OUTPUT_DIR")
+    with pytest.raises(OSError, match=r"GB of disk left"):
+        notebook.prepare_folder(tmp_path, "OUTPUT_DIR", 1e18)
 
 
 def test_a_file_is_written_whole_or_not_at_all(notebook, tmp_path, monkeypatch):

@@ -68,7 +68,7 @@ def trained(notebook, phantoms):
     folder = phantoms / "chest_xray"
     files = notebook.list_images(folder)
     train, test = files[files.split != "test"], files[files.split == "test"]
-    (x, _), (x_test, test) = (notebook.load_split(folder, part, 96, "phantoms") for part in (train, test))
+    (x, _, _), (x_test, test, _) = (notebook.load_split(folder, part, 96, "phantoms") for part in (train, test))
     keras.utils.set_random_seed(0)
     model = notebook.build_cnn(96)
     model.compile(keras.optimizers.AdamW(1e-3, weight_decay=4e-3), "binary_crossentropy")

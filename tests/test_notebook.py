@@ -119,7 +119,7 @@ def test_the_checkpoint_gives_the_same_probabilities_in_another_process(kernel, 
         import functions, pandas
         notebook = functions.load()
         rows = pandas.read_csv({str(kernel.out / 'predictions.csv')!r}).query("split == 'test'")
-        x, _ = notebook.load_split({str(phantoms / 'chest_xray')!r}, rows, 32, "again")
+        x, *_ = notebook.load_split({str(phantoms / 'chest_xray')!r}, rows, 32, "again")
         model = notebook.keras.models.load_model({str(kernel.out / 'best.keras')!r})
         print("largest difference", abs(notebook.predict_probabilities(model, x) - rows.probability.to_numpy()).max())"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,10 +1,15 @@
 """Listing folders and reading pictures: every file is read rightly or named."""
 
+import math
 import shutil
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from PIL import Image
 
 
@@ -37,6 +42,62 @@ def test_every_kind_of_picture_is_read_as_the_same_grey_levels(notebook, tmp_pat
     assert image.shape == (32, 32) and image.dtype == np.uint8 and size == (64, 48)
     assert abs(image[:, :14].astype(int) - 50).max() <= 6
     assert abs(image[:, 18:].astype(int) - 200).max() <= 6
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(levels=npst.arrays(np.uint8, npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)),
+       turn=st.sampled_from([0, 1, 3, 6, 8]))
+def test_any_small_picture_comes_out_as_the_right_array(notebook, tmp_path_factory, name, levels, turn):
+    """Grey levels in any mode a file can have, turned as EXIF says: at its own size it is itself, at others its area means.
+
+    JPEG is lossy, so a picture of one level stands for it there.
+    """
+    height, width = levels.shape
+    if name.lower().endswith(("jpeg", "jpg")):
+        levels = np.full_like(levels, levels[0, 0])
+    size = math.lcm(height, width) if math.lcm(height, width) <= 120 else min(height, width)
+    folder = tmp_path_factory.getbasetemp() / "small"
+    folder.mkdir(exist_ok=True)
+    exif = Image.Exif()
+    if turn:
+        exif[0x0112] = turn
+    in_mode(name, levels).save(folder / name, quality=100, exif=exif)
+    image, shape = notebook.read_image(folder / name, size)
+    shown = {3: np.rot90(levels, 2), 6: np.rot90(levels, -1), 8: np.rot90(levels)}.get(turn, levels)
+    assert shape == shown.shape[::-1] and image.shape == (size, size) and image.dtype == np.uint8
+    if height == width or levels.min() == levels.max():
+        expected = shown if height == width else np.full((size, size), levels[0, 0])
+        assert abs(image.astype(int) - expected).max() <= (3 if levels.min() == levels.max() else 0)
+    assert int(levels.min()) - 3 <= image.min() and image.max() <= int(levels.max()) + 3
+
+
+def in_mode(name, levels):
+    """The grey levels as a picture in the mode that the name of `PICTURES` says."""
+    kind = name.split(".")[0]
+    if kind == "sixteen":
+        return Image.fromarray(levels.astype(np.uint16) * 257)
+    if kind == "cmyk":
+        nothing = np.zeros_like(levels)
+        return Image.fromarray(np.dstack([nothing, nothing, nothing, 255 - levels]), "CMYK")
+    if kind == "palette":
+        picture = Image.fromarray(levels, "P")
+        picture.putpalette([level for level in range(256) for _ in range(3)])
+        return picture
+    return Image.fromarray(levels).convert({"grey": "L", "rgb": "RGB", "rgba": "RGBA"}[kind])
+
+
+@pytest.mark.parametrize("size", [64, 96, 150])
+def test_reduced_decoding_is_exact_in_place_and_close_in_value(notebook, tmp_path, size):
+    """A smooth wave, whose area means are known, at sizes where decoders round up by most of a pixel."""
+    for width, height in ((1001, 777), (1289, 1153), (2 * size + 1, 2 * size + 1), (8 * size + 1, 9 * size - 1), (2003, 700)):
+        across, down = np.linspace(0, 6, width), np.linspace(0, 4, height)
+        picture = 128 + 60 * np.sin(across)[None] * np.cos(down)[:, None]
+        Image.fromarray(picture.round().astype(np.uint8)).save(tmp_path / "wave.jpeg", quality=98)
+        image, _ = notebook.read_image(tmp_path / "wave.jpeg", size)
+        middle = (np.arange(size) + 0.5) / size
+        expected = 128 + 60 * np.sin(6 * middle)[None] * np.cos(4 * middle)[:, None]
+        assert abs(image - expected).mean() < 0.7, (width, height)
 
 
 def test_transparent_pixels_are_black(notebook, tmp_path):
@@ -87,24 +148,33 @@ def test_a_jpeg_with_bytes_after_its_end_is_still_read(notebook, tmp_path):
 
 def test_unreadable_files_are_listed_and_the_rest_keeps_its_order(notebook, tiny):
     files = notebook.list_images(tiny)
-    train = files[files.split == "train"]
-    (tiny / train.path.iloc[3]).write_bytes(b"")
-    broken = notebook.check_unreadable(notebook.load_split(tiny, files, 32, "all")[1])
-    assert broken.path.tolist() == [train.path.iloc[3]] and "empty" in broken.problem[0]
-    x, table = notebook.load_split(tiny, train, 32, "train")
-    x, table = notebook.drop_unreadable(x, table)
-    assert len(x) == len(table) == len(train) - 1
-    for row in (0, 3, len(x) - 1):
-        assert np.array_equal(x[row, :, :, 0], notebook.read_image(tiny / table.path[row], 32)[0])
+    train = files[files.split == "train"].reset_index(drop=True)
+    (tiny / train.path[3]).write_bytes(b"")
+    (tiny / train.path[20]).write_bytes((tiny / train.path[20]).read_bytes()[:5000])
+    (tiny / train.path[21]).unlink()
+    x, table, broken = notebook.load_split(tiny, train, 32, "train")
+    assert broken.path.tolist() == train.path[[3, 20, 21]].tolist()
+    assert ["empty" in broken.problem[3], "truncated" in broken.problem[20], "No such file" in broken.problem[21]] == [True] * 3
+    assert len(x) == len(table) == len(train) - 3 and table.path.tolist() == train.path.drop([3, 20, 21]).tolist()
+    for image, path, width in zip(x, table.path, table.width):
+        expected, size = notebook.read_image(tiny / path, 32)
+        assert np.array_equal(image[:, :, 0], expected) and width == size[0]
+    notebook.check_unreadable(files, broken)
 
 
 def test_too_many_unreadable_files_stop_the_run_with_the_first_name(notebook, tiny):
     paths = sorted((tiny / "train/PNEUMONIA").iterdir())
     for path in paths[:4]:
         path.write_bytes(b"junk")
-    _, table = notebook.load_split(tiny, notebook.list_images(tiny), 32, "test")
+    files = notebook.list_images(tiny)
+    broken = notebook.load_split(tiny, files, 32, "test")[2]
     with pytest.raises(ValueError, match=f"4 of 36 files.*{paths[0].name}"):
-        notebook.check_unreadable(table)
+        notebook.check_unreadable(files, broken)
+    many = pd.concat([files] * 40, ignore_index=True).assign(path=lambda table: [f"{n} {path}" for n, path in enumerate(table.path)])
+    lost = pd.DataFrame({"path": many.path[:15], "problem": "the file is empty"})
+    with pytest.raises(ValueError, match="15 of 1440"):
+        notebook.check_unreadable(many, lost)
+    notebook.check_unreadable(many, lost[:14])  # 1 % of them is 14.4
 
 
 def test_files_that_are_hidden_do_not_count_and_others_are_never_dropped(notebook, tiny):
