@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def halves(mode, dark, bright, size=(64, 48)):
@@ -106,12 +106,18 @@ def test_transparent_pixels_are_black(notebook, tmp_path):
     assert image[:, :14].max() == 0 and image[:, 18:].min() == 255
 
 
-def test_exif_rotation_is_applied(notebook, tmp_path):
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("length", [64, 700])
+def test_exif_rotation_is_applied(notebook, tmp_path, turn, length):
+    """At the size where a JPEG is decoded whole, and where the decoder reduces it (and rounds 701 / 8 up)."""
+    ramp = np.add.outer(np.arange(length), 2 * np.arange(length + 1)) * 80 // length
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned a quarter clockwise: the left half comes to the top
-    halves("L", 50, 200).save(tmp_path / "a.jpeg", exif=exif, quality=95)
+    exif[0x0112] = turn
+    Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "a.jpeg", exif=exif, quality=98)
+    shown = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpeg"))
     image, size = notebook.read_image(tmp_path / "a.jpeg", 32)
-    assert size == (48, 64) and image[:14].mean() < 60 and image[18:].mean() > 190
+    assert size == shown.size
+    assert abs(image.astype(int) - np.asarray(shown.resize((32, 32), Image.Resampling.BOX))).mean() < 2
 
 
 def test_reduced_decoding_stays_within_two_grey_levels_of_full_decoding(notebook, phantoms):
