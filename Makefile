@@ -4,12 +4,13 @@ PYTHON ?= $(firstword $(foreach v,3 3.13 3.12 3.11 3.10,$(shell python$(v) -c \
 VENV := .venv
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install run test lint lock clean
+.PHONY: help install run test test-long benchmark lint lock clean
 
 help:
 	@echo "make run    install, get the data, run the notebook; results in outputs/"
 	@echo "            (any setting of the notebook: make run EPOCHS=3 DATA_DIR=path RUN_NAME=mine)"
-	@echo "make test   install, run all tests"
+	@echo "make test   install, run the tests; make test-long: those that take minutes"
+	@echo "make benchmark  time the reading of images; FOLDER=path/to/pictures"
 	@echo "make lint   check the style of the notebook and the scripts"
 	@echo "make lock   write requirements.lock anew, with the newest versions"
 	@echo "make clean  remove the virtual environment and outputs/, not the data"
@@ -28,6 +29,14 @@ run: install
 
 test: install
 	@$(VENV)/bin/python -m pytest
+
+test-long: install
+	@$(VENV)/bin/python -m pytest -m long
+
+FOLDER ?= data/chest_xray/test
+benchmark: install
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@$(VENV)/bin/python benchmarks/loading.py $(FOLDER) --rounds 15 --save benchmarks/loading
 
 lint: install
 	@$(VENV)/bin/ruff check

@@ -1,12 +1,14 @@
 """What the tests share: the notebook's functions, a folder of phantoms, and a way to run the notebook with no network."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import matplotlib
 import pytest
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs this in the background ignores Ctrl-C, children too
 matplotlib.use("agg")  # here only: a kernel must show its figures inline
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))

@@ -99,6 +99,7 @@ FAULTS = {  # how Kaggle fails; what the line of the kaggle command, and that of
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_failure_is_told_in_one_line_and_the_next_try_succeeds(notebook, internet, tmp_path, capsys, fault):
     """By the script while Kaggle fails, then by the notebook when it works again: whole, and nothing left over."""
@@ -135,6 +136,7 @@ def test_the_script_gets_everything_and_does_nothing_the_second_time(notebook, i
     assert script(folder).returncode == 1, "exit code 0 means that the folder is whole"
 
 
+@pytest.mark.long
 def test_a_connection_that_breaks_once_is_taken_up_again_by_https(notebook, internet, tmp_path, monkeypatch):
     internet.web.cut = 2_000_000
     archive = tmp_path / "chest-xray-pneumonia.zip"
@@ -143,6 +145,7 @@ def test_a_connection_that_breaks_once_is_taken_up_again_by_https(notebook, inte
     assert internet.web.ranges[:2] == [None, "bytes=2000000-"]
 
 
+@pytest.mark.long
 def test_a_server_that_promises_too_much_has_sent_all_the_same(notebook, internet, tmp_path):
     """The kaggle command and curl call that a failure; but the archive is whole, and every file in it is checked."""
     fail_everywhere(internet, length=1000)
@@ -151,6 +154,7 @@ def test_a_server_that_promises_too_much_has_sent_all_the_same(notebook, interne
     assert_whole(notebook, tmp_path / "chest_xray")
 
 
+@pytest.mark.long
 def test_a_page_does_not_overwrite_the_part_that_is_here(notebook, internet, tmp_path):
     archive = tmp_path / "a.zip"
     archive.write_bytes(internet.web.whole[:1000])
@@ -160,6 +164,7 @@ def test_a_page_does_not_overwrite_the_part_that_is_here(notebook, internet, tmp
     assert archive.read_bytes()[:1000] == internet.web.whole[:1000]
 
 
+@pytest.mark.long
 def test_the_archive_is_kept_where_that_is_asked_for_and_used_where_it_lies(notebook, internet, tmp_path, capsys):
     folder = tmp_path / "data/chest_xray"
     assert script(folder, "--keep-archive").returncode == 0
@@ -175,6 +180,7 @@ def test_the_archive_is_kept_where_that_is_asked_for_and_used_where_it_lies(note
     assert "left where it is" in capsys.readouterr().out and (folder.parent / "chest-xray-pneumonia.zip").exists()
 
 
+@pytest.mark.long
 def test_mendeley_is_the_last_source_and_has_no_val_folder(notebook, internet, tmp_path, capsys, monkeypatch):
     internet.command.status = internet.web.status = 404
     monkeypatch.setattr(notebook.ChestXray, "mendeley_sha256", hashlib.sha256(internet.mendeley.whole).hexdigest())
@@ -188,6 +194,7 @@ def test_mendeley_is_the_last_source_and_has_no_val_folder(notebook, internet, t
     assert "SHA-256 is not that of the original; it was removed" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(notebook, internet, tmp_path, monkeypatch):
     key = "KGAT_0123456789abcdef0123456789abcdef"
     monkeypatch.setenv("KAGGLE_API_TOKEN", key)
@@ -198,6 +205,7 @@ def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(notebook, 
     assert_whole(notebook, tmp_path / "chest_xray")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [1_000_000, 5_000])
 def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(notebook, internet, tmp_path, limit):
     """A limit to the size of a file stands for the disk: of the archive, and (smaller than the archive's own parts) of all."""
@@ -216,6 +224,7 @@ def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(notebook,
     assert_whole(notebook, folder)
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_while_extracting_keeps_the_archive_for_the_next_try(notebook, internet, tmp_path, monkeypatch):
     folder = tmp_path / "chest_xray"
     written, write = [], Path.write_bytes
@@ -279,6 +288,7 @@ def test_an_interrupted_download_goes_on(notebook, internet, tmp_path):
     assert internet.command.ranges[-1] == f"bytes={size}-"
 
 
+@pytest.mark.long
 def test_after_a_kill_and_with_two_at_once_one_waits_for_the_other(notebook, internet, tmp_path):
     folder = tmp_path / "chest_xray"
     first, _ = start_slow_download(internet, folder)
@@ -292,6 +302,7 @@ def test_after_a_kill_and_with_two_at_once_one_waits_for_the_other(notebook, int
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["chest_xray"]
 
 
+@pytest.mark.long
 def test_two_downloads_at_once_ask_only_once(notebook, internet, tmp_path):
     internet.command.pace = len(internet.command.whole) / 2
     pair = [subprocess.Popen([SCRIPT, tmp_path / "chest_xray"], stdout=subprocess.PIPE, text=True) for _ in range(2)]

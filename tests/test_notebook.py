@@ -132,6 +132,7 @@ def test_phantoms_are_named_wherever_a_result_is_told(kernel):
         assert sentence.replace("58", "") in told or re.search(sentence.replace("58", r"\d+"), told)
 
 
+@pytest.mark.long
 def test_sections_run_again_in_the_same_kernel_give_the_same(kernel):
     kernel.run(2, 5, 6, 7)
     again = json.loads((kernel.out / "metrics.json").read_text())
