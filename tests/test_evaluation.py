@@ -133,3 +133,70 @@ def test_a_file_is_written_whole_or_not_at_all(notebook, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         notebook.write_whole(tmp_path / "a.json", "new")
     assert (tmp_path / "a.json").read_text() == "old"
+
+
+def test_the_temperature_undoes_what_made_a_network_too_sure(notebook):
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 2, 20_000)
+    labels = (generator.random(20_000) < 1 / (1 + np.exp(-logits))).astype(int)
+    too_sure = 1 / (1 + np.exp(-3 * logits))
+    assert notebook.fit_temperature(labels, too_sure) == pytest.approx(3, rel=0.05)
+    assert notebook.calibration_error(labels, too_sure) > 0.05
+    assert notebook.calibration_error(labels, 1 / (1 + np.exp(-logits))) < 0.015
+
+
+def test_answers_without_a_mistake_do_not_become_certain(notebook):
+    labels, said = np.repeat([0, 1], 10), np.repeat([0.3, 0.7], 10)
+    temperature = notebook.fit_temperature(labels, said)
+    assert 1 / (1 + np.exp(-np.log(0.7 / 0.3) / temperature)) == pytest.approx(11 / 12, abs=0.001)  # Platt's target for 10 images
+
+
+def test_the_calibration_error_of_four_images_worked_out_by_hand(notebook):
+    """Between 0.9 and 1: 1 ill of 1.9 announced; between 0.1 and 0.2: 2 of 0.3."""
+    assert notebook.calibration_error(np.array([1, 0, 1, 1]), np.array([0.95, 0.95, 0.15, 0.15])) == pytest.approx((0.9 + 1.7) / 4)
+    assert notebook.calibration_error(np.array([1, 0]), np.array([1.0, 0.0])) == 0
+
+
+def test_a_calibrated_network_says_calibrated_probabilities(notebook):
+    model, x = notebook.build_cnn(32), np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), np.uint8)
+    before = notebook.predict_probabilities(model, x)
+    notebook.calibrate(model, 2.5)
+    odds = before / (1 - before)
+    assert np.allclose(notebook.predict_probabilities(model, x), odds**0.4 / (1 + odds**0.4), atol=1e-5)
+
+
+def test_other_thresholds_worked_out_by_hand(notebook):
+    labels = np.array([1] * 20 + [0] * 4)
+    said = np.concatenate([np.linspace(0.05, 1, 20), [0.02, 0.12, 0.33, 0.99]])
+    assert notebook.choose_for_sensitivity(labels, said) == pytest.approx(0.1)  # 19 of 20 are found
+    assert notebook.choose_for_sensitivity(labels, said, 0.9) == pytest.approx(0.15)
+    costs = {step: miss * np.sum(said[:20] < step) + np.sum(said[20:] >= step) for miss in (5,) for step in said}
+    assert costs[notebook.choose_for_cost(labels, said)] == min(costs.values())
+    assert notebook.choose_for_cost(labels, said, 0.01) == 1.0  # a miss costs nothing: no alarm but the surest
+
+
+def test_predictive_values_worked_out_by_hand(notebook):
+    """1,000 children, 100 ill: 90 alarms are right and 90 wrong; 810 of 820 all-clears are right."""
+    assert notebook.predictive_values(0.9, 0.9, 0.1) == pytest.approx((0.5, 810 / 820))
+    table = notebook.compare_thresholds(np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.6, 0.1]), {"a": 0.5}, [0.5])
+    assert table.loc["a"].tolist() == [0.5, 0.5, 0.5, 0.5, 0.5]
+
+
+def test_changed_pictures_are_what_their_names_say(notebook):
+    ramp = np.tile(np.linspace(60, 190, 64, dtype=np.float32), (64, 1))
+    changed = {name: change(ramp) for name, change in notebook.list_shifts(64).items()}
+    assert np.array_equal(changed["unchanged"], ramp) and all(picture.shape == ramp.shape for picture in changed.values())
+    assert changed["half the contrast"].std() == pytest.approx(ramp.std() / 2, rel=1e-3)
+    assert changed["gamma 2"][0, 0] == pytest.approx(255 * (60 / 255) ** 2, rel=1e-3)
+    assert changed["cropped to 80 %"].max() - changed["cropped to 80 %"].min() == pytest.approx(0.8 * 130, abs=2)
+    assert changed["turned by 12 degrees"][32, 32] == pytest.approx(ramp[32, 32], abs=2)
+    assert changed["noisy"].std() > ramp.std() and np.abs(changed["blurred"] - ramp).max() < 5
+
+
+def test_shifted_batches_change_the_images_and_nothing_else(notebook):
+    images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 1), np.uint8)
+    batches = notebook.ImageBatches([images], np.arange(10)[::-1], np.arange(10), 4)
+    brighter = notebook.ShiftedBatches(batches, lambda picture: picture + 60)
+    for number in range(3):
+        assert np.array_equal(brighter[number][0], np.minimum(batches[number][0].astype(int) + 60, 255))
+        assert np.array_equal(brighter[number][1], batches[number][1])

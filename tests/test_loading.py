@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import cv2
 import keras
@@ -312,13 +313,12 @@ def test_fit_takes_the_batches_in_their_order_epoch_after_epoch(notebook, tmp_pa
         inputs = keras.Input((4, 4, 1))
         x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
         model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
-        model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy")
+        model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
         return model
 
     model = make_model()
     fit = notebook.ImageBatches(arrays, rows, labels, 8, seed=5)
-    model.fit(fit, epochs=3, shuffle=False, verbose=0, validation_data=notebook.ImageBatches(arrays, rows, labels, 8),
-              callbacks=notebook.make_callbacks(fit, tmp_path / "best.keras", 3, 3)[:1])
+    notebook.train(model, fit, notebook.ImageBatches(arrays, rows, labels, 8), 3, tmp_path, SimpleNamespace(PATIENCE=3))
     by_hand, together = make_model(), np.concatenate(arrays)
     for epoch in range(3):
         order = np.random.default_rng((5, epoch)).permutation(41)

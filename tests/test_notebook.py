@@ -140,6 +140,7 @@ def test_sections_run_again_in_the_same_kernel_give_the_same(kernel):
         assert again[part] == kernel.first[part]
 
 
+@pytest.mark.long
 def test_a_changed_setting_makes_a_second_run_beside_the_first(kernel):
     kernel.line('RUN_NAME, LEARNING_RATE, EPOCHS, BASELINE_EPOCHS = "slower", 0.0001, 1, 0')
     kernel.run(6, 7, 9)
