@@ -31,6 +31,7 @@ test: install
 	@$(VENV)/bin/python -m pytest
 
 test-long: install
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "jax>=0.5"  # Keras's other backend
 	@$(VENV)/bin/python -m pytest -m long
 
 FOLDER ?= data/chest_xray/test
