@@ -33,7 +33,7 @@ TRAIN = """if True:
     keras.utils.set_random_seed(0)
     folder = Path(sys.argv[3])
     with strategy.scope(), notebook.use_precision(sys.argv[4]):
-        model = notebook.build_cnn(32, 0.0, augment=False)
+        model = notebook.build_cnn(32, 0.0)
         model.compile(keras.optimizers.SGD(0.001), "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
         state = notebook.train(model, fit, holdout, 3, folder, SimpleNamespace(PATIENCE=9))
     notebook.finish_run(state, SimpleNamespace(), "test", "0")

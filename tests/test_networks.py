@@ -4,6 +4,7 @@ import inspect
 import math
 
 import cv2
+import functions
 import keras
 import numpy as np
 import pytest
@@ -56,10 +57,40 @@ def test_exposure_does_not_change_the_answer(notebook):
 
 
 def test_augmentation_acts_in_training_only(notebook):
-    x = np.random.default_rng(0).uniform(0, 1, (2, 64, 64, 1)).astype("float32")
+    x = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype("float32")
     augmentation = notebook.build_augmentation()
-    assert np.array_equal(augmentation(x, training=False), x)
-    assert not np.allclose(augmentation(x, training=True), x, atol=0.01)
+    assert np.allclose(augmentation(x, training=False), x, atol=1e-4)
+    changed = np.array(augmentation(x, training=True))
+    assert np.abs(changed - x).mean() > 10 and 0 <= changed.min() and changed.max() <= 255
+    assert np.abs(changed[0] - changed[1]).mean() > 10 and not np.allclose(changed, augmentation(x, training=True), atol=1)
+
+
+@pytest.mark.parametrize("kind", ["RandomPose", "RandomExposure", "RandomTexture"])
+def test_strength_0_leaves_pictures_as_they_are(notebook, kind):
+    x = np.random.default_rng(0).uniform(0, 1, (2, 16, 16, 1)).astype("float32")
+    assert np.array_equal(getattr(notebook, kind)(0.0)(x, training=True), x)
+    assert not np.allclose(getattr(notebook, kind)(0.1)(x, training=True), x, atol=1e-3)
+
+
+def test_pose_moves_a_spot_to_where_the_map_says(notebook, monkeypatch):
+    """A spot of light, 8 pixels right of the middle: turned by 90 degrees about the middle and zoomed twofold, 16 below or above."""
+    x = np.zeros((1, 65, 65, 1), np.float32)
+    x[0, 31:34, 39:42] = 1
+    layer = notebook.RandomPose()
+    drawn = iter([math.pi / 2, math.log(2), 0, 0, 0])  # turn, zoom, stretch, and no shift
+    monkeypatch.setattr(layer, "draw", lambda x, low, high: np.full((1, 1, 1, 1), next(drawn), np.float32))
+    moved = np.array(layer(x, training=True))[0, :, :, 0]
+    rows, columns = np.nonzero(moved > 0.5)
+    assert abs(rows.mean() - 32) == pytest.approx(16, abs=0.5) and columns.mean() == pytest.approx(32, abs=0.5)
+    assert 25 <= len(rows) <= 42  # four times the nine pixels
+
+
+def test_no_exposure_inverts_the_greys_or_runs_away(notebook):
+    """A ramp of greys under a thousand exposures: none is inverted, and the middle one does not run away."""
+    x = np.tile(np.linspace(0.1, 0.9, 64, dtype=np.float32)[None, None, :, None], (1000, 1, 1, 1))
+    changed = np.array(notebook.RandomExposure()(x, training=True))
+    assert (np.diff(changed, axis=2) > 0).all()
+    assert -0.05 < changed[:, 0, 32].min() < changed[:, 0, 32].max() < 1.05
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +101,9 @@ def trained(notebook, phantoms):
     train, test = files[files.split != "test"], files[files.split == "test"]
     (x, _, _), (x_test, test, _) = (notebook.load_split(folder, part, 96, "phantoms") for part in (train, test))
     keras.utils.set_random_seed(0)
-    model = notebook.build_cnn(96)
-    model.compile(keras.optimizers.AdamW(1e-3, weight_decay=4e-3), "binary_crossentropy")
-    model.fit(x, train.label.to_numpy(), epochs=12, batch_size=32, verbose=0,
+    whole = notebook.prepare_cnn(notebook.resolve_settings(functions.read_settings() | {"PRESET": "quick"}, "CPU"))
+    model = whole.layers[-1]  # behind its augmentation
+    whole.fit(x, train.label.to_numpy(), epochs=12, batch_size=32, verbose=0,
               callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3 if epoch < 8 else 1e-4)])
     return model, x, train, x_test, test, notebook.predict_probabilities(model, x_test)
 
