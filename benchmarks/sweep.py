@@ -8,11 +8,18 @@ A recipe is a name and the settings in which it differs from the reference, whic
 own settings, so what is measured is what users run. Runs that are there already are not repeated: a sweep that was cut off goes on.
 
 Test stays closed. In its place the runs get the patients with the lowest numbers of train and val, series by series, as
-the official test folder was made: `imitation` in the table. `worst shift` is the lowest AUC of the held-out images when they are
-changed (section 7 of the notebook).
+the official test folder was made: "low numbers" in the table. "Changed" are the held-out images with another exposure, sharpness or
+framing (section 7 of the notebook): the lowest AUC of any change, and the mean of sensitivity and specificity over all of
+them, at the threshold that was chosen on the images as they are.
+
+Intervals are 95 %, by a bootstrap over patients and seeds together (each draw takes patients, and seeds, with replacement). That of a
+difference to the reference is paired: in each draw both recipes answer for the same patients, from the same seeds. Where only
+the means of each run are at hand ("changed"), it is Student's over the seeds.
 """
 
 import argparse
+import ast
+import hashlib
 import json
 import math
 import os
@@ -30,9 +37,9 @@ import run  # noqa: E402
 
 PROTOCOL = {"PRESET": "full", "IMAGE_SIZE": 96, "EPOCHS": 12, "PATIENCE": 2, "BASELINE_EPOCHS": 0, "RESAMPLES": 10}
 GRIDS = {"ablation": {}}
-SCORES = {"val AUC": ("validation", "auc", "value"), "val accuracy": ("validation", "accuracy", "value"),
-          "worst shift": ("shifts",), "imitation AUC": ("test", "auc", "value"), "imitation sens.": ("test", "sensitivity", "value"),
-          "imitation spec.": ("test", "specificity", "value")}
+SCORES = {"validation AUC": ("validation", "auc"), "low numbers, AUC": ("test", "auc"),
+          "low numbers, accuracy": ("test", "accuracy"), "changed, lowest AUC": ("shifts", "lowest"),
+          "changed, mean of sens. and spec.": ("shifts", "balanced")}
 
 
 def parse_recipe(word):
@@ -42,14 +49,17 @@ def parse_recipe(word):
     return name, run.parse_settings([f"{setting}={value}" for setting, _, value in pairs])
 
 
+def patient_of(path):
+    """Return the name of the patient in a file name."""
+    name = Path(path).name
+    return name.split("_")[0] if name.startswith("person") else name.rsplit("-", 1)[0]
+
+
 def imitate_shift(data, target, share=0.13):
     """Make a folder like `data`, without its test: there, the patients with the lowest numbers of train and val take its place.
 
     The pictures are linked, not copied. `share`: of the patient numbers of each series of file names.
     """
-    def patient(path):
-        return path.name.split("_")[0] if path.name.startswith("person") else path.name.rsplit("-", 1)[0]
-
     series = {}
     for path in sorted(path for split in ("train", "val") for path in (data / split).glob("*/*")):
         known = re.match(r"(NORMAL2-IM|IM)-(\d+)|person(\d+)_(bacteria|virus)", path.name)
@@ -60,17 +70,29 @@ def imitate_shift(data, target, share=0.13):
     lowest = set()
     for members in series.values():
         numbers = sorted({number for number, _ in members})
-        lowest |= {patient(path) for number, path in members if number <= numbers[int(share * len(numbers))]}
+        lowest |= {patient_of(path) for number, path in members if number <= numbers[int(share * len(numbers))]}
     for path in (path for members in series.values() for _, path in members):
-        place = target / ("test" if patient(path) in lowest else "train") / path.parent.name / path.name
+        place = target / ("test" if patient_of(path) in lowest else "train") / path.parent.name / path.name
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
             os.link(path, place)
     return target
 
 
+def identify(settings):
+    """Return a name for runs with these settings and the notebook's code of today: where it has changed, old runs do not count."""
+    decisive = ("build_cnn", "build_augmentation", "prepare_cnn", "train", "make_callbacks", "ImageBatches", "make_batches",
+                "split_by_patient", "link_patients", "read_image", "fit_temperature", "calibrate", "choose_threshold", "measure",
+                "list_shifts")
+    found = functions.find_definitions()
+    code = [ast.dump(found[name]) for name in (*decisive, *(name for name in found if name.startswith("Random")))]
+    changed = [f"{key}-{value}" for key, value in sorted(settings.items()) if value != functions.read_settings()[key]]
+    return "_".join([*changed, hashlib.sha256(repr([code, sorted(settings.items(), key=str)]).encode()).hexdigest()[:8]])
+
+
 def run_once(settings, folder):
-    """Run the notebook with these settings into `folder` unless it has been; return its metrics."""
+    """Run the notebook with these settings into `folder` unless it has been; return its metrics and predictions."""
+    import pandas as pd
     metrics = folder / "metrics.json"
     if not metrics.exists():
         words = [f"{name}={value}" for name, value in settings.items()] + [f"OUTPUT_DIR={folder}"]
@@ -79,45 +101,117 @@ def run_once(settings, folder):
             done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", *words], stdout=log, stderr=subprocess.STDOUT, check=False)
         if done.returncode:
             sys.exit(f"A run failed: see {folder / 'log.txt'}.")
-    return json.loads(metrics.read_text(encoding="utf-8"))
+    table = pd.read_csv(folder / "predictions.csv")
+    table["patient"] = [patient_of(path) for path in table.path]
+    return json.loads(metrics.read_text(encoding="utf-8")) | {"predictions": table}
 
 
-def pick(metrics, path):
-    """Return one score of a run's metrics; of the shifts, the lowest AUC."""
-    if path == ("shifts",):
-        return min(one["auc"] for one in metrics["shifts"].values())
-    for key in path:
-        metrics = metrics[key]
-    return metrics
+def pick(run, path):
+    """Return one score of a run."""
+    part, name = path
+    if part != "shifts":
+        return run[part][name]["value"]
+    changed = [one for change, one in run["shifts"].items() if change != "unchanged"]
+    if name == "lowest":
+        return min(one["auc"] for one in changed)
+    return statistics.mean((one["sensitivity"] + one["specificity"]) / 2 for one in changed)
 
 
-def interval(differences):
-    """Return the half width of the 95 % interval of the mean of paired differences (Student's t), NaN of fewer than two."""
+def student(values):
+    """Return the 95 % interval of a mean (Student's t); infinite for fewer than two values."""
     from scipy import stats
-    if len(differences) < 2:
-        return math.nan
-    return float(stats.t.ppf(0.975, len(differences) - 1)) * statistics.stdev(differences) / math.sqrt(len(differences))
+    if len(values) < 2:
+        return -math.inf, math.inf
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values) - half, statistics.mean(values) + half
 
 
-def tabulate(results):
-    """Return {recipe: [metrics of each seed]} as Markdown: mean ± SD, and the paired differences to the reference."""
+def resample(runs, part, draws=1000):
+    """Return {score: `draws` values}: means over seeds drawn with replacement, for patients of a part drawn with replacement."""
+    import numpy as np
+    notebook = functions.load("measure")
+    tables = [run["predictions"][run["predictions"].split == part] for run in runs]
+    assert all((table.path.array == tables[0].path.array).all() for table in tables), "runs with other images cannot be compared"
+    patient, generator = np.unique(tables[0].patient, return_inverse=True)[1], np.random.default_rng(0)
+    labels, count = tables[0].label.to_numpy(), patient.max() + 1
+    answers, thresholds = [table.probability.to_numpy() for table in tables], [run["threshold"]["value"] for run in runs]
+    values = {}
+    for _ in range(draws):
+        weights = np.bincount(generator.integers(count, size=count), minlength=count)[patient].astype(float)
+        seeds = np.unique(generator.integers(len(runs), size=len(runs)), return_counts=True)
+        scores = [notebook.measure(labels, answers[seed], thresholds[seed], weights) for seed in seeds[0]]
+        for name in scores[0]:
+            values.setdefault(name, []).append(np.average([one[name] for one in scores], weights=seeds[1]))
+    return {name: np.array(drawn) for name, drawn in values.items()}
+
+
+def compare(results, draws=1000):
+    """Return {recipe: {score: {"values", "interval", "difference", "difference_interval"}}}; the first recipe is the reference."""
+    import numpy as np
+    reference, table = next(iter(results)), {}
+    drawn = {(name, part): resample(runs, part, draws) for name, runs in results.items() for part in ("validation", "test")}
+    for part, score in SCORES.values():
+        for name, runs in results.items():
+            values = [pick(run, (part, score)) for run in runs]
+            pairs = [value - pick(run, (part, score)) for value, run in zip(values, results[reference])]
+            cell = {"values": values, "difference": statistics.mean(pairs),
+                    "interval": student(values), "difference_interval": student(pairs)}
+            if part != "shifts":
+                own, other = drawn[name, part][score], drawn[reference, part][score]
+                cell["interval"] = np.quantile(own, (0.025, 0.975)).tolist()
+                cell["difference_interval"] = np.quantile(own - other, (0.025, 0.975)).tolist()
+            table.setdefault(name, {})[part, score] = cell
+    return table
+
+
+def tabulate(results, table):
+    """Return the comparison as Markdown: mean ± SD over the seeds, and the paired difference to the reference."""
     lines = [f"| recipe | seeds | {' | '.join(SCORES)} | minutes |", "|---|---|" + "---|" * (len(SCORES) + 1)]
-    reference = next(iter(results.values()))
-    for name, runs in results.items():
+    for number, (name, runs) in enumerate(results.items()):
         cells = []
         for path in SCORES.values():
-            values = [pick(one, path) for one in runs]
-            cell = f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
-            if runs is not reference:
-                pairs = [value - pick(other, path) for value, other in zip(values, reference)]
-                half = interval(pairs)
-                cell += f"<br>{statistics.mean(pairs):+.4f}" + ("" if math.isnan(half) else f" [{statistics.mean(pairs) - half:+.4f}, "
-                                                                f"{statistics.mean(pairs) + half:+.4f}]")
-                cell = f"**{cell}**" if half < abs(statistics.mean(pairs)) else cell
-            cells.append(cell)
-        minutes = statistics.mean(one["seconds"]["6 Train"] for one in runs) / 60
+            one = table[name][path]
+            spread = f" ± {statistics.stdev(one['values']):.4f}" if len(runs) > 1 else ""
+            text = f"{statistics.mean(one['values']):.4f}{spread}"
+            low, high = one["difference_interval"] if number else one["interval"]
+            if number:
+                text += f"<br>{one['difference']:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else "")
+                text = f"**{text}**" if low > 0 or high < 0 else text
+            elif math.isfinite(low):
+                text += f"<br>[{low:.4f}, {high:.4f}]"
+            cells.append(text)
+        minutes = statistics.mean(run["seconds"]["6 Train"] for run in runs) / 60
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} | {minutes:.1f} |")
     return "\n".join(lines)
+
+
+def draw(results, table, path):
+    """Draw every seed of every recipe as a dot, its mean as a line, and the reference's interval as a band."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    names = list(results)[::-1]
+    figure, axes = plt.subplots(1, len(SCORES), figsize=(2.6 * len(SCORES) + 1.5, 1.2 + 0.36 * len(names)), sharey=True,
+                                layout="constrained")
+    differing = []
+    for axis, (title, score) in zip(axes, SCORES.items()):
+        low, high = table[names[-1]][score]["interval"]
+        if math.isfinite(low):
+            axis.axvspan(low, high, color="#dddddd", lw=0)
+        for row, name in enumerate(names):
+            one = table[name][score]
+            surely = row < len(names) - 1 and (one["difference_interval"][0] > 0 or one["difference_interval"][1] < 0)
+            differing += [name] if surely else []
+            colour = "#D55E00" if surely else "#0072B2"
+            axis.plot(one["values"], [row] * len(one["values"]), "o", color=colour, alpha=0.6, ms=5, mec="none")
+            axis.plot([statistics.mean(one["values"])], [row], "|", color=colour, ms=16, mew=2)
+        axis.set_xlabel(title, fontsize=9)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(names)), names)
+    figure.suptitle(f"{len(set(differing))} of {len(names) - 1} recipes differ from the reference by more than noise in some score "
+                    "(orange)\ndots: seeds; line: mean; grey: 95 % interval of the reference", fontsize=10)
+    figure.savefig(path, dpi=120)
 
 
 def main():
@@ -128,7 +222,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--base", default="", metavar="SETTING:VALUE,…", help="settings of all runs, beyond the protocol")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/sweep", help="where the runs are kept (default outputs/sweep)")
-    parser.add_argument("--save", type=Path, metavar="NAME", help="write the table to NAME.md")
+    parser.add_argument("--save", type=Path, metavar="NAME", help="write the table to NAME.md and the picture to NAME.png")
     arguments = parser.parse_args()
     base = PROTOCOL | parse_recipe(f"base={arguments.base}")[1]
     recipes = {"reference": {}} | GRIDS.get(arguments.grid, {}) | dict(parse_recipe(word) for word in arguments.recipes)
@@ -140,18 +234,20 @@ def main():
             unknown = set(settings) - set(known)
             if unknown:
                 sys.exit(f"{name}: the notebook has no setting {', '.join(sorted(unknown))}.")
-            place = "-".join(f"{key}{value}" for key, value in sorted((base | changes).items()))
-            folder = arguments.work / place / str(seed)
+            folder = arguments.work / identify(known | base | changes) / str(seed)
             since = time.perf_counter()
             results.setdefault(name, []).append(run_once(settings, folder))
-            print(f"{name}, seed {seed}: validation AUC {pick(results[name][-1], SCORES['val AUC']):.4f} "
+            print(f"{name}, seed {seed}: validation AUC {pick(results[name][-1], SCORES['validation AUC']):.4f} "
                   f"({(time.perf_counter() - since) / 60:.1f} min)", flush=True)
-    words = (f"Protocol: {', '.join(f'{key} {value}' for key, value in base.items())}. Mean ± SD over the seeds; below, the paired "
-             "difference to the reference, with its 95 % interval where there are two seeds or more, in bold where that excludes 0.")
-    table = tabulate(results)
-    print(f"\n{table}\n\n{words}")
+    table = compare(results)
+    protocol, seeds = ", ".join(f"{key} {value}" for key, value in base.items()), ", ".join(map(str, arguments.seeds))
+    words = (f"Protocol: {protocol}; seeds {seeds}. Mean ± SD over the seeds; below, in brackets, the 95 % interval, by bootstrap over "
+             "patients and seeds, of the reference and of each paired difference to it (for the changed images, Student's over the "
+             "seeds); in bold where that excludes 0.")
+    print(f"\n{tabulate(results, table)}\n\n{words}")
     if arguments.save:
-        arguments.save.with_suffix(".md").write_text(f"{words}\n\n{table}\n", encoding="utf-8")
+        arguments.save.with_suffix(".md").write_text(f"{tabulate(results, table)}\n\n{words}\n", encoding="utf-8")
+        draw(results, table, arguments.save.with_suffix(".png"))
 
 
 if __name__ == "__main__":

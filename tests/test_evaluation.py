@@ -189,6 +189,8 @@ def test_changed_pictures_are_what_their_names_say(notebook):
     assert changed["half the contrast"].std() == pytest.approx(ramp.std() / 2, rel=1e-3)
     assert changed["gamma 2"][0, 0] == pytest.approx(255 * (60 / 255) ** 2, rel=1e-3)
     assert changed["cropped to 80 %"].max() - changed["cropped to 80 %"].min() == pytest.approx(0.8 * 130, abs=2)
+    taller = notebook.list_shifts(64)["stretched by a quarter in height"](ramp.T)
+    assert taller.max() - taller.min() == pytest.approx(0.8 * 130, abs=3) and abs(taller[32, 32] - ramp.T[32, 32]) < 2
     assert changed["turned by 12 degrees"][32, 32] == pytest.approx(ramp[32, 32], abs=2)
     assert changed["noisy"].std() > ramp.std() and np.abs(changed["blurred"] - ramp).max() < 5
 
