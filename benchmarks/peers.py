@@ -108,11 +108,15 @@ def separable(keras, shares, place):
 
 def ours(keras, shares, place):
     """The notebook's network and what steers it, from its own functions and settings."""
-    notebook = functions.load("resolve_settings", "prepare_cnn", "make_callbacks")
+    notebook = functions.load("resolve_settings", "build_cnn", "augment", "make_callbacks")
     values = functions.read_settings() | {"PRESET": "full"}
     settings = notebook.resolve_settings(values, "CPU")
     callbacks = notebook.make_callbacks(place.with_suffix(".keras"), settings.PATIENCE)
-    return SimpleNamespace(model=notebook.prepare_cnn(settings), epochs=settings.EPOCHS, batch=settings.BATCH_SIZE,
+    model = notebook.augment(notebook.build_cnn(settings.IMAGE_SIZE, settings.DROPOUT),
+                             settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
+    model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
+                  metrics=["accuracy", keras.metrics.AUC(name="auc")])
+    return SimpleNamespace(model=model, epochs=settings.EPOCHS, batch=settings.BATCH_SIZE,
                            callbacks=callbacks, class_weight=None, size=settings.IMAGE_SIZE)
 
 

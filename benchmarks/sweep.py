@@ -81,11 +81,12 @@ def imitate_shift(data, target, share=0.13):
 
 def identify(settings):
     """Return a name for runs with these settings and the notebook's code of today: where it has changed, old runs do not count."""
-    decisive = ("build_cnn", "build_augmentation", "prepare_cnn", "train", "make_callbacks", "ImageBatches", "make_batches",
+    decisive = ("build_cnn", "build_augmentation", "augment", "train", "make_callbacks", "ImageBatches", "make_batches",
                 "split_by_patient", "link_patients", "read_image", "fit_temperature", "calibrate", "choose_threshold", "measure",
                 "list_shifts")
     found = functions.find_definitions()
     code = [ast.dump(found[name]) for name in (*decisive, *(name for name in found if name.startswith("Random")))]
+    code += [source for _, source in functions.read_cells() if ".compile(" in source]
     changed = [f"{key}-{value}" for key, value in sorted(settings.items()) if value != functions.read_settings()[key]]
     return "_".join([*changed, hashlib.sha256(repr([code, sorted(settings.items(), key=str)]).encode()).hexdigest()[:8]])
 

@@ -4,7 +4,6 @@ import inspect
 import math
 
 import cv2
-import functions
 import keras
 import numpy as np
 import pytest
@@ -101,8 +100,9 @@ def trained(notebook, phantoms):
     train, test = files[files.split != "test"], files[files.split == "test"]
     (x, _, _), (x_test, test, _) = (notebook.load_split(folder, part, 96, "phantoms") for part in (train, test))
     keras.utils.set_random_seed(0)
-    whole = notebook.prepare_cnn(notebook.resolve_settings(functions.read_settings() | {"PRESET": "quick"}, "CPU"))
-    model = whole.layers[-1]  # behind its augmentation
+    model = notebook.build_cnn(96)
+    whole = notebook.augment(model)
+    whole.compile(keras.optimizers.AdamW(1e-3, weight_decay=4e-3), "binary_crossentropy")
     whole.fit(x, train.label.to_numpy(), epochs=12, batch_size=32, verbose=0,
               callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3 if epoch < 8 else 1e-4)])
     return model, x, train, x_test, test, notebook.predict_probabilities(model, x_test)
