@@ -5,7 +5,8 @@
     python benchmarks/sweep.py --data data/chest_xray --grid ablation --save benchmarks/ablation
 
 A recipe is a name and the settings in which it differs from the reference, which is always run. What is varied are the notebook's
-own settings, so what is measured is what users run. Runs that are there already are not repeated: a sweep that was cut off goes on.
+own settings, so what is measured is what users run. An idea that is no setting is a change of the notebook's text (PATCHES), tried
+by PATCH:NAME. Runs that are there already are not repeated: a sweep that was cut off goes on.
 
 Test stays closed. In its place the runs get the patients with the lowest numbers of train and val, series by series, as
 the official test folder was made: "low numbers" in the table. "Changed" are the held-out images with another exposure, sharpness or
@@ -19,24 +20,80 @@ the means of each run are at hand ("changed"), it is Student's over the seeds.
 
 import argparse
 import ast
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+import nbformat
+import papermill
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
 import functions  # noqa: E402
 import run  # noqa: E402
 
-PROTOCOL = {"PRESET": "full", "IMAGE_SIZE": 96, "EPOCHS": 12, "PATIENCE": 2, "BASELINE_EPOCHS": 0, "RESAMPLES": 10}
-GRIDS = {"ablation": {}}
+PROTOCOL = {"PRESET": "full", "IMAGE_SIZE": 96, "EPOCHS": 10, "PATIENCE": 2, "BASELINE_EPOCHS": 0, "RESAMPLES": 10}
+# What is tried and is no setting: pairs of (text in the notebook, which must be there once; what takes its place).
+PATCHES = {
+    "smoothing": [('                  "binary_crossentropy", metrics',
+                   "                  keras.losses.BinaryCrossentropy(label_smoothing=0.1), metrics")],
+    "erasing": [("RandomTexture(texture)]",
+                 'RandomTexture(texture), layers.RandomErasing(0.5, (0.02, 0.2), value_range=(0, 1), dtype="float32")]')],
+    "unstandardised": [('x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardise")(x)',
+                        "pass")],
+    "plain": [("    model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)", "    model = build_baseline(settings.IMAGE_SIZE)"),
+              ('    x = layers.Flatten(name="flatten")(x)\n',
+               '    x = layers.Flatten(name="flatten")(layers.Activation("linear", name="features")(x))\n')],
+    # A second answer learns to tell bacterial from viral. With the first one's loss its loss is that of three classes: -log P(finding)
+    # = -log P(pneumonia) - log P(kind | pneumonia). Labels to learn from: 0 normal, 1 kind unknown, 2 bacterial, 3 viral.
+    "findings": [
+        ("    class_weights = len(labels) / 2 / np.bincount(", """    if part == "fit":
+        labels = pool_files.finding.map({"normal": 0, "bacterial": 2, "viral": 3}).fillna(1).to_numpy(np.uint8)[rows]
+    class_weights = len(labels) / 2 / np.bincount("""),
+        ('    x = layers.Dropout(dropout, name="dropout")(x)\n', """    x = layers.Dropout(dropout, name="dropout")(x)
+    kind = layers.Dense(1, activation="sigmoid", dtype="float32", name="kind")(x)\n"""),
+        ('    return keras.Model(inputs, outputs, name="residual_cnn")',
+         '    return keras.Model(inputs, layers.Concatenate(dtype="float32")([outputs, kind]), name="residual_cnn")'),
+        ('                  "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])\n    state',
+         '                  finding_loss, metrics=[FirstAccuracy(name="accuracy"), FirstAUC(name="auc")])\n    state'),
+        ("settings.SEED, device_count, settings.CLASS_WEIGHTS)\n", """settings.SEED, device_count)
+
+
+def finding_loss(labels, answers):
+    labels = keras.ops.reshape(labels, (-1, 1))
+    sick, viral, known = (keras.ops.cast(one, "float32") for one in (labels > 0, labels == 3, labels > 1))
+    return (keras.losses.binary_crossentropy(sick, answers[:, :1])
+            + known[:, 0] * keras.losses.binary_crossentropy(viral, answers[:, 1:]))
+
+
+class FirstAccuracy(keras.metrics.BinaryAccuracy):
+    def update_state(self, labels, answers, sample_weight=None):
+        super().update_state(keras.ops.reshape(labels, (-1, 1)) > 0, answers[:, :1], sample_weight)
+
+
+class FirstAUC(keras.metrics.AUC):
+    def update_state(self, labels, answers, sample_weight=None):
+        super().update_state(keras.ops.reshape(labels, (-1, 1)) > 0, answers[:, :1], sample_weight)
+
+
+"""),
+    ],
+}
+GRIDS = {
+    "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
+                 "left-right flip": {"FLIP": True}, "class weights": {"CLASS_WEIGHTS": True},
+                 "findings as a second task": {"PATCH": "findings"}},
+    "more": {"no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
+             "plain network": {"PATCH": "plain"}, "label smoothing 0.1": {"PATCH": "smoothing"}, "random erasing": {"PATCH": "erasing"},
+             "half precision": {"MIXED_PRECISION": "on"}},
+}
 SCORES = {"validation AUC": ("validation", "auc"), "low numbers, AUC": ("test", "auc"),
           "low numbers, accuracy": ("test", "accuracy"), "changed, lowest AUC": ("shifts", "lowest"),
           "changed, mean of sens. and spec.": ("shifts", "balanced")}
@@ -46,7 +103,22 @@ def parse_recipe(word):
     """Return (name, {setting: value}) of NAME=SETTING:VALUE,SETTING:VALUE."""
     name, _, settings = word.partition("=")
     pairs = [pair.partition(":") for pair in settings.split(",") if pair]
-    return name, run.parse_settings([f"{setting}={value}" for setting, _, value in pairs])
+    patch = [{"PATCH": value} for setting, _, value in pairs if setting == "PATCH"]
+    return name, run.parse_settings([f"{setting}={value}" for setting, _, value in pairs if setting != "PATCH"]) | dict(*patch)
+
+
+def write_patched(name, path):
+    """Write the notebook with a change of PATCHES to `path`; exit if it has no such change, or the change no longer fits."""
+    if name not in PATCHES:
+        sys.exit(f"There is no change called {name}. The changes are {', '.join(PATCHES)}.")
+    book = nbformat.read(functions.NOTEBOOK, as_version=4)
+    for old, new in PATCHES[name]:
+        fitting = [cell for cell in book.cells if cell.cell_type == "code" and old in cell.source]
+        if len(fitting) != 1:
+            sys.exit(f"The change {name!r} no longer fits the notebook, which has {len(fitting)} cells with: {old}")
+        fitting[0].source = fitting[0].source.replace(old, new)
+    nbformat.write(book, path)
+    return path
 
 
 def patient_of(path):
@@ -87,7 +159,8 @@ def identify(settings):
     found = functions.find_definitions()
     code = [ast.dump(found[name]) for name in (*decisive, *(name for name in found if name.startswith("Random")))]
     code += [source for _, source in functions.read_cells() if ".compile(" in source]
-    changed = [f"{key}-{value}" for key, value in sorted(settings.items()) if value != functions.read_settings()[key]]
+    code += PATCHES.get(settings.get("PATCH"), [])
+    changed = [f"{key}-{value}" for key, value in sorted(settings.items()) if value != functions.read_settings().get(key)]
     return "_".join([*changed, hashlib.sha256(repr([code, sorted(settings.items(), key=str)]).encode()).hexdigest()[:8]])
 
 
@@ -96,12 +169,16 @@ def run_once(settings, folder):
     import pandas as pd
     metrics = folder / "metrics.json"
     if not metrics.exists():
-        words = [f"{name}={value}" for name, value in settings.items()] + [f"OUTPUT_DIR={folder}"]
+        settings = settings | {"OUTPUT_DIR": folder}
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "log.txt", "w") as log:
-            done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", *words], stdout=log, stderr=subprocess.STDOUT, check=False)
-        if done.returncode:
-            sys.exit(f"A run failed: see {folder / 'log.txt'}.")
+        patch = settings.pop("PATCH", None)
+        notebook = write_patched(patch, folder / "patched.ipynb") if patch else functions.NOTEBOOK
+        with open(folder / "log.txt", "w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            try:
+                papermill.execute_notebook(notebook, folder / "executed.ipynb", {name: str(value) if isinstance(value, Path) else value
+                                           for name, value in settings.items()}, cwd=str(ROOT), kernel_name="python3", progress_bar=False)
+            except papermill.PapermillExecutionError as error:
+                sys.exit(f"A run failed with {error.ename}: {error.evalue}; see {folder / 'executed.ipynb'}.")
     table = pd.read_csv(folder / "predictions.csv")
     table["patient"] = [patient_of(path) for path in table.path]
     return json.loads(metrics.read_text(encoding="utf-8")) | {"predictions": table}
@@ -232,7 +309,7 @@ def main():
     for seed in arguments.seeds:
         for name, changes in recipes.items():
             settings = base | changes | {"SEED": seed, "DATA_DIR": data, "CACHE_DIR": arguments.work / "cache"}
-            unknown = set(settings) - set(known)
+            unknown = set(settings) - set(known) - {"PATCH"}
             if unknown:
                 sys.exit(f"{name}: the notebook has no setting {', '.join(sorted(unknown))}.")
             folder = arguments.work / identify(known | base | changes) / str(seed)

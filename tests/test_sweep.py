@@ -77,3 +77,11 @@ def test_the_imitation_takes_the_lowest_numbers_and_no_patient_twice(tmp_path):
     taken, left = ({path.stem for path in (made / split).glob("*/*")} for split in ("test", "train"))
     assert taken == {"IM-0001-0001", "person1_bacteria_1", "person1_virus_7"} and len(left) == 5
     assert all(path.read_bytes() == b"train" for path in made.rglob("*.jpeg"))  # the real test folder was not touched
+
+
+@pytest.mark.parametrize("name", sweep.PATCHES)
+def test_every_change_that_is_tried_fits_the_notebook_of_today(name, tmp_path):
+    changed = sweep.write_patched(name, tmp_path / "patched.ipynb").read_text(encoding="utf-8")
+    assert changed != sweep.functions.NOTEBOOK.read_text(encoding="utf-8")
+    with pytest.raises(SystemExit, match="no change called"):
+        sweep.write_patched("nonsense", tmp_path / "patched.ipynb")
