@@ -1,5 +1,6 @@
 """What the tests share: the notebook's functions, a folder of phantoms, and a way to run the notebook with no network."""
 
+import importlib.util
 import os
 import signal
 import sys
@@ -9,10 +10,13 @@ import matplotlib
 import pytest
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs this in the background ignores Ctrl-C, children too
+collect_ignore = [] if importlib.util.find_spec("selenium") else ["test_browser.py"]  # make test-browser installs it
 matplotlib.use("agg")  # here only: a kernel must show its figures inline
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["PYTHON"] = sys.executable  # for download_data.sh, which would take that of .venv
+os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel is this environment's, also where the user has another "python3"
 # A port where nothing listens: whatever asks for the network is refused at once, here and in every kernel.
 for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
     os.environ[name] = "http://127.0.0.1:9"

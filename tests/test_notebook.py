@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -140,6 +141,15 @@ def test_the_solution_of_each_exercise_runs_and_says_something(kernel, exercise)
     told = kernel.line(source.replace("EXERCISE = 0", f"EXERCISE = {exercise}", 1))
     assert told or (kernel.out / f"figures/exercise_{exercise}.png").exists()
     assert f"\n{exercise}. **" in "".join(cell.source for cell in kernel.book.cells if cell.cell_type == "markdown")
+
+
+def test_the_kernel_is_this_python_with_the_versions_that_were_asked_for(kernel):
+    """make test-colab names a file with exact versions in EXACT_VERSIONS."""
+    pins = (ROOT / os.environ["EXACT_VERSIONS"]).read_text() if "EXACT_VERSIONS" in os.environ else ""
+    wanted = re.findall(r"^([\w-]+)==(\S+)", pins, re.M)
+    found = kernel.line("import importlib.metadata; print(json.dumps([sys.prefix, "
+                        f"[[name, importlib.metadata.version(name)] for name, _ in {wanted}]]))")
+    assert json.loads(found) == [sys.prefix, [list(pin) for pin in wanted]]
 
 
 @pytest.mark.long
