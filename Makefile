@@ -4,15 +4,19 @@ PYTHON ?= $(firstword $(foreach v,3 3.13 3.12 3.11 3.10,$(shell python$(v) -c \
 VENV := .venv
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install run test test-long benchmark lint lock clean
+.PHONY: help install run test test-long test-colab test-browser find-colab find-browser benchmark banner badge lint lock clean
 
 help:
 	@echo "make run    install, get the data, run the notebook; results in outputs/"
 	@echo "            (any setting of the notebook: make run EPOCHS=3 DATA_DIR=path RUN_NAME=mine)"
 	@echo "make test   install, run the tests; make test-long: those that take minutes"
+	@echo "make test-colab    the tests on Python 3.13 with the versions that Colab ships"
+	@echo "make test-browser  use the notebook in JupyterLab with Chromium; screenshots in outputs/browser/"
 	@echo "make benchmark  time the reading of images; FOLDER=path/to/pictures"
+	@echo "make banner  draw the picture of the README from a run on phantoms"
+	@echo "make badge  write this repository's address into the Colab badges; REPO=owner/name"
 	@echo "make lint   check the style of the notebook and the scripts"
-	@echo "make lock   write requirements.lock anew, with the newest versions"
+	@echo "make lock   write requirements.lock anew, with the newest versions (and requirements-colab.lock)"
 	@echo "make clean  remove the virtual environment and outputs/, not the data"
 
 # The lock has OpenCV without windows (opencv-python-headless): the same code, and no libGL needed from the system.
@@ -34,10 +38,44 @@ test-long: install
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "jax>=0.5"  # Keras's other backend
 	@$(VENV)/bin/python -m pytest -m long
 
+# Python 3.13 and the versions of Colab, in an environment of their own. What is called python3.13 may be a stand-in: each is tried.
+COLAB := .venv-colab
+IS_313 := -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null
+PYTHON313 ?= $(firstword $(foreach p,python3.13 $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.13*/bin/python),\
+	$(shell $(p) $(IS_313) && echo $(p))))
+find-colab:
+	@"$(PYTHON313)" $(IS_313) || { echo "Python 3.13, which Colab has, was not found: get it with apt-get install python3.13-venv" \
+		"or pyenv install 3.13, or name it in make test-colab PYTHON313=/path/to/python"; exit 1; }
+
+$(COLAB)/installed: requirements-colab.lock | find-colab
+	@echo "Installing what Colab ships into $(COLAB) (a few minutes) …"
+	@"$(PYTHON313)" -m venv --clear $(COLAB)
+	@$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-colab.lock
+	@touch $@
+
+test-colab: $(COLAB)/installed
+	@EXACT_VERSIONS=requirements-colab.txt $(COLAB)/bin/python -m pytest --deselect tests/test_notebook.py::test_style
+
+find-browser:
+	@for program in chromium chromedriver; do command -v $$program >/dev/null || { \
+		echo "$$program was not found; on Debian: apt-get install chromium chromium-driver"; exit 1; }; done
+
+test-browser: find-browser install
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "selenium>=4.20,<5"
+	@$(VENV)/bin/python -m pytest -m browser
+
 FOLDER ?= data/chest_xray/test
 benchmark: install
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@$(VENV)/bin/python benchmarks/loading.py $(FOLDER) --rounds 15 --save benchmarks/loading
+
+banner: install
+	@test -d data/phantoms/chest_xray || $(VENV)/bin/python data/make_phantoms.py
+	@$(VENV)/bin/python notebooks/run.py DATA_DIR=data/phantoms/chest_xray OUTPUT_DIR=outputs/banner PRESET=quick
+	@$(VENV)/bin/python docs/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
+
+badge:
+	@$(or $(PYTHON),python3) .ci/badge.py "$(REPO)"
 
 lint: install
 	@$(VENV)/bin/ruff check
@@ -46,6 +84,8 @@ lock: install
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@$(VENV)/bin/uv pip compile --universal --python-version 3.10 --upgrade --no-header --no-annotate --quiet \
 		--no-emit-package opencv-python requirements-dev.txt -o requirements.lock
+	@$(VENV)/bin/uv pip compile --python-version 3.13 --upgrade --no-header --no-annotate --quiet \
+		--no-emit-package opencv-python requirements-colab.txt -o requirements-colab.lock
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) $(COLAB) outputs

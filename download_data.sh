@@ -2,8 +2,7 @@
 # Get the chest X-rays into a folder, with the notebook's own functions (its section 1), so the two cannot drift apart.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-python=$here/.venv/bin/python
-[ -x "$python" ] || python=$(command -v python3) || { echo "download_data.sh: Python 3 is needed." >&2; exit 1; }
+python=$(command -v "${PYTHON:-$here/.venv/bin/python}" || command -v python3) || { echo "download_data.sh: Python 3 is needed." >&2; exit 1; }
 exec "$python" - "$here" "$@" <<'PYTHON'
 import argparse
 import sys
