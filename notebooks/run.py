@@ -16,6 +16,7 @@ import nbconvert
 import nbformat
 import papermill
 import traitlets.config
+from pygments.formatters import HtmlFormatter
 
 ROOT = functions.NOTEBOOK.parent.parent
 
@@ -59,14 +60,66 @@ def settle_progress(executed):
     nbformat.write(book, executed)
 
 
+def list_sections(body):
+    """Return HTML that links the H2 headings of a page."""
+    headings = re.findall(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', body, re.DOTALL)
+    items = "\n".join(f'<li><a href="#{place}">{title.strip()}</a></li>' for place, title in headings)
+    return f"<nav><details open><summary>Contents</summary><ul>\n{items}\n</ul></details></nav>" if headings else ""
+
+
+def wrap_sentences(body):
+    """Let printed sentences wrap at the edge of a screen; printed tables, and what comes with them, keep their columns."""
+    def mark(found):
+        columns = re.search(r"\S {3,}\S|[│┃]", found[2])
+        return found[0] if columns else f'{found[1]}<pre class="sentences">{found[2]}</pre>'
+
+    return re.sub(r'(<div class="[^"]*\boutput_text\b[^"]*">\s*)<pre>(.*?)</pre>', mark, body, flags=re.DOTALL)
+
+
 def export_html(executed, page):
-    """Write the executed notebook as an HTML page, without the code that is folded in the notebook."""
+    """Write the executed notebook as an HTML page that needs nothing else, not even the network.
+
+    The code that is folded in the notebook is left out; pictures on other servers become their names. Its look is in page.css.
+    """
+    book = nbformat.read(executed, as_version=4)
+    for cell in book.cells:
+        drawn = re.search(r'finish_figure\(.*?f?"(\w+)[{"]', cell.source, re.DOTALL) if cell.cell_type == "code" else None
+        if drawn:
+            cell.metadata["alt"] = f"Figure {drawn[1].strip('_')}: its title and text are in the picture"
     config = traitlets.config.Config()
     config.TagRemovePreprocessor.enabled = True
     config.TagRemovePreprocessor.remove_input_tags = {"hide-input"}
     config.HTMLExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
-    html, _ = nbconvert.HTMLExporter(config=config).from_filename(str(executed))
-    page.write_text(html, encoding="utf-8")
+    exporter = nbconvert.HTMLExporter(config=config, template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    body, _ = exporter.from_notebook_node(book)
+    body = re.sub(r'<img\b(?=[^>]*\bsrc="https?:)(?:[^>]*\balt="([^"]*)")?[^>]*>', r"\1", body)
+    body = wrap_sentences(body)
+    title = re.search(r"<h1[^>]*>(.*?)<", body)
+    colours = "\n".join(f"@media (prefers-color-scheme: {scheme}) {{\n{HtmlFormatter(style=style).get_style_defs('.highlight')}\n}}"
+                        for scheme, style in (("light", "default"), ("dark", "github-dark")))
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    cells = [found.start() for found in re.finditer(r'<div[^>]*\bclass="cell ', body)]
+    first = cells[1] if len(cells) > 1 else 0  # the sections are listed below the introduction
+    page.write_text(f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title[1] if title else executed.stem}</title>
+<style>
+{colours}
+{style}
+</style>
+</head>
+<body>
+<main>
+{body[:first]}
+{list_sections(body)}
+{body[first:]}
+</main>
+</body>
+</html>
+""", encoding="utf-8")
 
 
 def describe_outcome(output_dir, seconds):

@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Draw the picture at the top of the README from a run on phantoms: `make banner` makes the phantoms, the run and the picture.
+
+    python docs/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
+
+Real radiographs are refused: no picture of a patient is part of this repository.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "notebooks"))
+import functions  # noqa: E402
+
+
+def choose_pictures(answers, threshold):
+    """Return {caption: row} of a table of test answers: right ones of each finding, and the most confident mistake, if any."""
+    right = (answers.probability >= threshold) == (answers.label == 1)
+    kinds = {"NORMAL": answers.label == 0, "bacterial": answers.path.str.contains("_bacteria_"),
+             "viral": answers.path.str.contains("_virus_")}
+    chosen = {}
+    for name, kind in kinds.items():
+        fitting = answers[kind & right]
+        if len(fitting):  # neither the clearest nor the faintest
+            chosen[name] = fitting.probability.sub(fitting.probability.median()).abs().idxmin()
+    if not right.all():
+        worst = answers.probability[~right].sub(threshold).abs().idxmax()
+        chosen["false alarm" if answers.label[worst] == 0 else "missed"] = worst
+    return chosen
+
+
+def draw(notebook, report, answers, history, pictures, heat, chosen):
+    """Return the figure: radiographs above their heat maps, then the losses and the ROC curve of test."""
+    look, threshold = notebook.Look, report["threshold"]["value"]
+    figure = plt.figure(figsize=(11, 3.5), dpi=150, facecolor="white", layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.62 * len(chosen), 6.3))
+    axes = left.subplots(2, len(chosen), squeeze=False)
+    for column, (name, row) in enumerate(chosen.items()):
+        for axis in axes[:, column]:
+            axis.imshow(pictures[column, ..., 0], cmap="gray", vmin=0, vmax=255)
+            axis.axis("off")
+        axes[1, column].imshow(heat[column], cmap="inferno", vmin=0, vmax=1.3, alpha=0.55 * heat[column])
+        axes[0, column].set_title(f"{name}: {answers.probability[row]:.2f}", fontsize=9, color=look.colours[look.names[answers.label[row]]])
+    left.suptitle("P(pneumonia), and what speaks for the answer (Grad-CAM)", fontsize=10)
+    curves, roc = right.subplots(1, 2)
+    best = history.loc[history.val_loss.idxmin()]
+    curves.plot(history.epoch, history.loss, color="black", label="training")
+    curves.plot(history.epoch, history.val_loss, color="black", linestyle="--", label="validation")
+    curves.axvline(best.epoch, color="#888888", linewidth=1, linestyle=":")
+    curves.set(xlabel="epoch", ylim=(0, None))
+    curves.set_title(f"loss: epoch {best.epoch:.0f} of {len(history)} is kept", fontsize=10)
+    curves.legend(frameon=False, fontsize=8)
+    false_rate, true_rate, _ = notebook.metrics.roc_curve(answers.label, answers.probability)
+    at = notebook.measure(answers.label.to_numpy(), answers.probability.to_numpy(), threshold, np.ones(len(answers)))
+    roc.plot([0, 1], [0, 1], color="#888888", linewidth=1)
+    roc.plot(false_rate, true_rate, color="black")
+    roc.plot(1 - at["specificity"], at["sensitivity"], "o", color=look.colours["PNEUMONIA"])
+    roc.set(xlabel="1 − specificity", ylabel="sensitivity", aspect="equal")
+    auc = report["test"]["auc"]
+    roc.set_title(f"test AUC {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]", fontsize=10)
+    for axis in (curves, roc):
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    figure.supxlabel("PHANTOM radiographs: drawn by this project, they show no patient, and these scores say nothing about patients",
+                     fontsize=9, color="#B00020")
+    return figure
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("outputs", type=Path, help="OUTPUT_DIR of a run on phantoms")
+    parser.add_argument("data", type=Path, help="the phantoms of that run")
+    parser.add_argument("picture", type=Path, help="the PNG file to write")
+    options = parser.parse_args(arguments)
+    report = json.loads((options.outputs / "metrics.json").read_text(encoding="utf-8"))
+    answers = pd.read_csv(options.outputs / "predictions.csv")
+    answers = answers[answers.split == "test"].reset_index(drop=True)
+    chosen = choose_pictures(answers, report["threshold"]["value"])
+    mark = functions.load("Phantom").Phantom.mark
+    paths = [options.data / answers.path[row] for row in chosen.values()]
+    for path in paths:
+        if report["data"] != "phantom" or mark not in path.read_bytes()[:200]:
+            sys.exit(f"banner.py: {path} is not a phantom. Pictures of patients do not belong in the README: run on phantoms.")
+    notebook = functions.load("Look", "measure", "grad_cam", "read_image", "metrics", "keras")
+    model = notebook.keras.models.load_model(options.outputs / "best.keras")
+    size = model.input_shape[1]
+    pictures = np.stack([notebook.read_image(str(path), size)[0].reshape(size, size, 1) for path in paths])
+    sick = answers.probability[list(chosen.values())].to_numpy() >= report["threshold"]["value"]
+    heat = notebook.grad_cam(model, pictures, sick)
+    figure = draw(notebook, report, answers, pd.read_csv(options.outputs / "history.csv"), pictures, heat, chosen)
+    whole = io.BytesIO()
+    figure.savefig(whole)
+    Image.open(whole).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(options.picture, optimize=True)  # a third of the bytes
+    print(f"{options.picture}: {options.picture.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

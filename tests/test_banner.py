@@ -1,0 +1,51 @@
+"""The picture of the README is made from phantoms and from nothing else."""
+
+import importlib.util
+import json
+
+import pytest
+from conftest import ROOT
+
+spec = importlib.util.spec_from_file_location("banner", ROOT / "docs" / "banner.py")
+banner = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(banner)
+
+
+@pytest.fixture
+def outputs(tiny, tmp_path):
+    """What a run on phantoms leaves, as far as the choice of pictures goes: all right but one alarm."""
+    paths = sorted(str(path.relative_to(tiny)) for path in (tiny / "test").glob("*/*"))
+    labels = [int("/PNEUMONIA/" in path) for path in paths]
+    said = [0.9 if label or place == 0 else 0.1 for place, label in enumerate(labels)]
+    rows = [f"test,{path},{label},{probability}" for path, label, probability in zip(paths, labels, said)]
+    (tmp_path / "predictions.csv").write_text("\n".join(["split,path,label,probability", *rows]), encoding="utf-8")
+    report = {"data": "phantom", "threshold": {"value": 0.5}}
+    (tmp_path / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
+    return tmp_path
+
+
+def try_banner(outputs):
+    banner.main([str(outputs), str(outputs / "chest_xray"), str(outputs / "banner.png")])
+
+
+def test_a_run_on_other_pictures_is_refused(outputs):
+    (outputs / "metrics.json").write_text('{"data": "chest-xray-pneumonia", "threshold": {"value": 0.5}}', encoding="utf-8")
+    with pytest.raises(SystemExit, match="is not a phantom"):
+        try_banner(outputs)
+    assert not (outputs / "banner.png").exists()
+
+
+def test_a_picture_without_the_mark_of_a_phantom_is_refused(outputs):
+    for path in (outputs / "chest_xray" / "test").glob("*/*"):
+        path.write_bytes(path.read_bytes().replace(b"PHANTOM", b"SOMEONE"))
+    with pytest.raises(SystemExit, match="is not a phantom"):
+        try_banner(outputs)
+
+
+def test_right_answers_of_each_finding_and_the_worst_mistake_are_chosen(outputs):
+    answers = banner.pd.read_csv(outputs / "predictions.csv")
+    chosen = banner.choose_pictures(answers, 0.5)
+    assert chosen["false alarm"] == 0 and set(chosen) >= {"NORMAL", "false alarm"}
+    for name, row in chosen.items():
+        if name != "false alarm":
+            assert (answers.probability[row] >= 0.5) == answers.label[row]
