@@ -8,10 +8,12 @@ A recipe is a name and the settings in which it differs from the reference, whic
 own settings, so what is measured is what users run. An idea that is no setting is a change of the notebook's text (PATCHES), tried
 by PATCH:NAME. Runs that are there already are not repeated: a sweep that was cut off goes on.
 
-Test stays closed. In its place the runs get the patients with the lowest numbers of train and val, series by series, as
-the official test folder was made: "low numbers" in the table. "Changed" are the held-out images with another exposure, sharpness or
-framing (section 7 of the notebook): the lowest AUC of any change, and the mean of sensitivity and specificity over all of
-them, at the threshold that was chosen on the images as they are.
+    python benchmarks/sweep.py --data data/chest_xray --open-test --base IMAGE_SIZE:128,EPOCHS:22,PATIENCE:3 --save benchmarks/confirmation
+
+Test stays closed, unless --open-test is given, which is for the final recipe alone. In its place the runs get the patients with the
+lowest numbers of train and val, series by series, as the official test folder was made: "low numbers" in the table. "Changed" are the
+held-out images with another exposure, sharpness or framing (section 7 of the notebook): the lowest AUC of any change, and the mean
+of sensitivity and specificity over all of them, at the threshold that was chosen on the images as they are.
 
 Intervals are 95 %, by a bootstrap over patients and seeds together (each draw takes patients, and seeds, with replacement). That of a
 difference to the reference is paired: in each draw both recipes answer for the same patients, from the same seeds. Where only
@@ -97,6 +99,9 @@ GRIDS = {
 SCORES = {"validation AUC": ("validation", "auc"), "low numbers, AUC": ("test", "auc"),
           "low numbers, accuracy": ("test", "accuracy"), "changed, lowest AUC": ("shifts", "lowest"),
           "changed, mean of sens. and spec.": ("shifts", "balanced")}
+OPENED = {"validation AUC": ("validation", "auc"), "test AUC": ("test", "auc"), "test accuracy": ("test", "accuracy"),
+          "test sensitivity": ("test", "sensitivity"), "test specificity": ("test", "specificity"),
+          "changed, lowest AUC": ("shifts", "lowest"), "calibration error, validation": ("calibration_error", "after")}
 
 
 def parse_recipe(word):
@@ -158,7 +163,7 @@ def identify(settings):
                 "list_shifts")
     found = functions.find_definitions()
     code = [ast.dump(found[name]) for name in (*decisive, *(name for name in found if name.startswith("Random")))]
-    code += [source for _, source in functions.read_cells() if ".compile(" in source]
+    code += [source for _, source in functions.read_cells() if "model.compile(" in source and "train(" in source]
     code += PATCHES.get(settings.get("PATCH"), [])
     changed = [f"{key}-{value}" for key, value in sorted(settings.items()) if value != functions.read_settings().get(key)]
     return "_".join([*changed, hashlib.sha256(repr([code, sorted(settings.items(), key=str)]).encode()).hexdigest()[:8]])
@@ -188,7 +193,7 @@ def pick(run, path):
     """Return one score of a run."""
     part, name = path
     if part != "shifts":
-        return run[part][name]["value"]
+        return run[part][name] if part == "calibration_error" else run[part][name]["value"]
     changed = [one for change, one in run["shifts"].items() if change != "unchanged"]
     if name == "lowest":
         return min(one["auc"] for one in changed)
@@ -223,18 +228,18 @@ def resample(runs, part, draws=1000):
     return {name: np.array(drawn) for name, drawn in values.items()}
 
 
-def compare(results, draws=1000):
+def compare(results, draws=1000, scores=SCORES):
     """Return {recipe: {score: {"values", "interval", "difference", "difference_interval"}}}; the first recipe is the reference."""
     import numpy as np
     reference, table = next(iter(results)), {}
     drawn = {(name, part): resample(runs, part, draws) for name, runs in results.items() for part in ("validation", "test")}
-    for part, score in SCORES.values():
+    for part, score in scores.values():
         for name, runs in results.items():
             values = [pick(run, (part, score)) for run in runs]
             pairs = [value - pick(run, (part, score)) for value, run in zip(values, results[reference])]
             cell = {"values": values, "difference": statistics.mean(pairs),
                     "interval": student(values), "difference_interval": student(pairs)}
-            if part != "shifts":
+            if part in ("validation", "test"):
                 own, other = drawn[name, part][score], drawn[reference, part][score]
                 cell["interval"] = np.quantile(own, (0.025, 0.975)).tolist()
                 cell["difference_interval"] = np.quantile(own - other, (0.025, 0.975)).tolist()
@@ -242,12 +247,26 @@ def compare(results, draws=1000):
     return table
 
 
-def tabulate(results, table):
+def ensemble(runs, scores=("auc", "accuracy", "sensitivity", "specificity"), resamples=1000):
+    """Return in words what the mean of the logits of some runs reaches on test, at the threshold chosen on validation."""
+    import numpy as np
+    from scipy import special
+    notebook = functions.load("score", "choose_threshold")
+    logits = special.logit(np.clip([run["predictions"].probability for run in runs], 1e-7, 1 - 1e-7))
+    table = runs[0]["predictions"].assign(probability=special.expit(logits.mean(axis=0)))
+    validation, test = (table[table.split == part] for part in ("validation", "test"))
+    threshold = notebook.choose_threshold(validation.label.to_numpy(), validation.probability.to_numpy())
+    reached = notebook.score(test.label.to_numpy(), test.probability.to_numpy(), test.patient, threshold, resamples, 0)
+    words = ", ".join(f"{name} {reached[name]['value']:.4f} [{reached[name]['low']:.4f}, {reached[name]['high']:.4f}]" for name in scores)
+    return f"Together, as the mean of their logits, the {len(runs)} networks of the reference reach {words} where \"{{}}\" is meant above."
+
+
+def tabulate(results, table, scores=SCORES):
     """Return the comparison as Markdown: mean ± SD over the seeds, and the paired difference to the reference."""
-    lines = [f"| recipe | seeds | {' | '.join(SCORES)} | minutes |", "|---|---|" + "---|" * (len(SCORES) + 1)]
+    lines = [f"| recipe | seeds | {' | '.join(scores)} | minutes |", "|---|---|" + "---|" * (len(scores) + 1)]
     for number, (name, runs) in enumerate(results.items()):
         cells = []
-        for path in SCORES.values():
+        for path in scores.values():
             one = table[name][path]
             spread = f" ± {statistics.stdev(one['values']):.4f}" if len(runs) > 1 else ""
             text = f"{statistics.mean(one['values']):.4f}{spread}"
@@ -263,16 +282,16 @@ def tabulate(results, table):
     return "\n".join(lines)
 
 
-def draw(results, table, path):
+def draw(results, table, path, scores=SCORES):
     """Draw every seed of every recipe as a dot, its mean as a line, and the reference's interval as a band."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     names = list(results)[::-1]
-    figure, axes = plt.subplots(1, len(SCORES), figsize=(2.6 * len(SCORES) + 1.5, 1.2 + 0.36 * len(names)), sharey=True,
+    figure, axes = plt.subplots(1, len(scores), figsize=(2.6 * len(scores) + 1.5, 1.4 + 0.36 * len(names)), sharey=True,
                                 layout="constrained")
     differing = []
-    for axis, (title, score) in zip(axes, SCORES.items()):
+    for axis, (title, score) in zip(axes, scores.items()):
         low, high = table[names[-1]][score]["interval"]
         if math.isfinite(low):
             axis.axvspan(low, high, color="#dddddd", lw=0)
@@ -287,8 +306,8 @@ def draw(results, table, path):
         axis.tick_params(axis="x", labelsize=8)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(names)), names)
-    figure.suptitle(f"{len(set(differing))} of {len(names) - 1} recipes differ from the reference by more than noise in some score "
-                    "(orange)\ndots: seeds; line: mean; grey: 95 % interval of the reference", fontsize=10)
+    differ = f"{len(set(differing))} of {len(names) - 1} recipes differ from the reference by more than noise in some score (orange)\n"
+    figure.suptitle((differ if len(names) > 1 else "") + "dots: seeds; line: mean; grey: 95 % interval of the reference", fontsize=10)
     figure.savefig(path, dpi=120)
 
 
@@ -301,10 +320,12 @@ def main():
     parser.add_argument("--base", default="", metavar="SETTING:VALUE,…", help="settings of all runs, beyond the protocol")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/sweep", help="where the runs are kept (default outputs/sweep)")
     parser.add_argument("--save", type=Path, metavar="NAME", help="write the table to NAME.md and the picture to NAME.png")
+    parser.add_argument("--open-test", action="store_true", help="use the data as they are, test included, and report it")
     arguments = parser.parse_args()
+    scores = OPENED if arguments.open_test else SCORES
     base = PROTOCOL | parse_recipe(f"base={arguments.base}")[1]
     recipes = {"reference": {}} | GRIDS.get(arguments.grid, {}) | dict(parse_recipe(word) for word in arguments.recipes)
-    data = imitate_shift(arguments.data, arguments.work / "imitation" / "chest_xray")
+    data = arguments.data.resolve() if arguments.open_test else imitate_shift(arguments.data, arguments.work / "imitation" / "chest_xray")
     results, known = {}, functions.read_settings()
     for seed in arguments.seeds:
         for name, changes in recipes.items():
@@ -312,20 +333,23 @@ def main():
             unknown = set(settings) - set(known) - {"PATCH"}
             if unknown:
                 sys.exit(f"{name}: the notebook has no setting {', '.join(sorted(unknown))}.")
-            folder = arguments.work / identify(known | base | changes) / str(seed)
+            folder = arguments.work / ("opened" if arguments.open_test else "closed") / identify(known | base | changes) / str(seed)
             since = time.perf_counter()
             results.setdefault(name, []).append(run_once(settings, folder))
             print(f"{name}, seed {seed}: validation AUC {pick(results[name][-1], SCORES['validation AUC']):.4f} "
                   f"({(time.perf_counter() - since) / 60:.1f} min)", flush=True)
-    table = compare(results)
+    table = compare(results, scores=scores)
     protocol, seeds = ", ".join(f"{key} {value}" for key, value in base.items()), ", ".join(map(str, arguments.seeds))
     words = (f"Protocol: {protocol}; seeds {seeds}. Mean ± SD over the seeds; below, in brackets, the 95 % interval, by bootstrap over "
              "patients and seeds, of the reference and of each paired difference to it (for the changed images, Student's over the "
              "seeds); in bold where that excludes 0.")
-    print(f"\n{tabulate(results, table)}\n\n{words}")
+    if len(arguments.seeds) > 1:
+        words += "\n\n" + ensemble(results["reference"]).format("test" if arguments.open_test else "low numbers")
+    text = f"{tabulate(results, table, scores)}\n\n{words}\n"
+    print(f"\n{text}")
     if arguments.save:
-        arguments.save.with_suffix(".md").write_text(f"{tabulate(results, table)}\n\n{words}\n", encoding="utf-8")
-        draw(results, table, arguments.save.with_suffix(".png"))
+        arguments.save.with_suffix(".md").write_text(text, encoding="utf-8")
+        draw(results, table, arguments.save.with_suffix(".png"), scores)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The comparison of recipes: its intervals, and that only a difference beyond noise counts."""
 
+import re
 import sys
 
 import numpy as np
@@ -85,3 +86,14 @@ def test_every_change_that_is_tried_fits_the_notebook_of_today(name, tmp_path):
     assert changed != sweep.functions.NOTEBOOK.read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="no change called"):
         sweep.write_patched("nonsense", tmp_path / "patched.ipynb")
+
+
+def test_networks_together_beat_each_of_them_where_their_mistakes_differ():
+    """Logits 1.5 deviations apart, with as much noise of each seed as of the patients: the mean of three has less of it."""
+    runs = [make_run(seed, 1.5) for seed in range(3)]
+    for seed, run in enumerate(runs):
+        noise = np.random.default_rng(seed).normal(0, 1, len(run["predictions"]))
+        odds = run["predictions"].probability / (1 - run["predictions"].probability) * np.exp(noise)
+        run["predictions"] = run["predictions"].assign(probability=odds / (1 + odds))
+    alone = [float(re.search(r"auc ([\d.]+)", sweep.ensemble([run], resamples=20))[1]) for run in runs]
+    assert float(re.search(r"auc ([\d.]+)", sweep.ensemble(runs, resamples=20))[1]) > max(alone) + 0.02
