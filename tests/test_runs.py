@@ -252,10 +252,18 @@ def test_section_7_keeps_the_answers(notebook, tmp_path):
     settings = SimpleNamespace(**SETTINGS)
     notebook.finish_run(state, settings, "phantom", notebook.identify_holdout(files))
     holdout = notebook.ImageBatches([generator.integers(0, 256, (4, 32, 32, 1), np.uint8)], np.arange(4), files.label.to_numpy(), 4)
-    _, _, probabilities = notebook.validate_run(folder, holdout, files, settings)
+    _, _, changed = notebook.validate_run(folder, holdout, files, settings)
+    probabilities = changed["unchanged"]
     [run] = notebook.list_runs(tmp_path / "runs")
     assert run["answers"].path.tolist() == list("abcd") and run["answers"].patient.tolist() == list("xzyw")
     assert run["answers"].probability.tolist() == probabilities[[1, 3, 2, 0]].tolist()
     stored = json.loads((folder / "run.json").read_text())
     assert (stored["network"], stored["parameters"]) == ("baseline", model.count_params())
+    sick, healthy = (np.concatenate([said[files.label == label] for said in changed.values()]) for label in (1, 0))
+    assert len(sick) == len(healthy) == 2 * len(notebook.list_shifts(32)) > 20
+
+    def youden(threshold):
+        return (sick >= threshold).mean() - (healthy >= threshold).mean()
+
+    assert youden(stored["threshold"]) == pytest.approx(max(youden(step) for step in [*sick, *healthy]))
     assert not list(folder.glob("*unfinished*"))
