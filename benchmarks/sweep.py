@@ -90,10 +90,11 @@ class FirstAUC(keras.metrics.AUC):
 }
 GRIDS = {
     "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
-                 "left-right flip": {"FLIP": True}, "class weights": {"CLASS_WEIGHTS": True},
-                 "findings as a second task": {"PATCH": "findings"}},
-    "more": {"no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
-             "plain network": {"PATCH": "plain"}, "label smoothing 0.1": {"PATCH": "smoothing"}, "random erasing": {"PATCH": "erasing"},
+                 "left-right flip": {"FLIP": True}, "class weights": {"CLASS_WEIGHTS": True}},
+    "more": {"all changes twice as strong": {"POSE": 1.0, "EXPOSURE": 1.0, "TEXTURE": 1.0}, "pose twice as strong": {"POSE": 1.0},
+             "findings as a second task": {"PATCH": "findings"}, "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0},
+             "not standardised": {"PATCH": "unstandardised"}, "plain network": {"PATCH": "plain"},
+             "label smoothing 0.1": {"PATCH": "smoothing"}, "random erasing": {"PATCH": "erasing"},
              "half precision": {"MIXED_PRECISION": "on"}},
 }
 SCORES = {"validation AUC": ("validation", "auc"), "low numbers, AUC": ("test", "auc"),
