@@ -14,14 +14,14 @@ from PIL import Image
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a limit to the memory that does not count mapped files")
 def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(notebook, phantoms, tmp_path):
-    """3.5 GB of images for a process that may have 3 GB, TensorFlow included: not without the cache, but with it."""
-    limit, generator = 3_000_000_000, np.random.default_rng(0)
+    """4 GB of images for a process that may have 3.3 GB, TensorFlow included: not without the cache, but with it."""
+    limit, generator = 3_300_000_000, np.random.default_rng(0)
     parents = {label: [np.asarray(Image.open(path).convert("L").resize((96, 96)), np.int16)
                        for path in sorted((phantoms / "chest_xray/train" / label).iterdir())[:20]] for label in ("NORMAL", "PNEUMONIA")}
-    for split, count in (("train", 12_000), ("test", 100)):
+    for split, count in (("train", 13_500), ("test", 100)):
         for label, name in (("NORMAL", "IM-{:04}-{:04}.jpeg"), ("PNEUMONIA", "person{}_bacteria_{}.jpeg")):
             folder = tmp_path / "chest_xray" / split / label
             folder.mkdir(parents=True)
@@ -39,9 +39,9 @@ def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(no
                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)))
 
     refused = run("")
-    assert refused.returncode != 0 and "Unable to allocate 3.30 GiB" in refused.stderr
+    assert refused.returncode != 0 and "Unable to allocate 3.71 GiB" in refused.stderr
     done = run(tmp_path / "cache")
     assert done.returncode == 0, done.stderr[-3000:]
     assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("images.bin")) > 1.15 * limit
     metrics = json.loads((tmp_path / "outputs/metrics.json").read_text())
-    assert metrics["data"] == "phantom" and sum(metrics["counts"]["train"].values()) == 24_000
+    assert metrics["data"] == "phantom" and sum(metrics["counts"]["train"].values()) == 27_000
