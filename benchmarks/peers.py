@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Train three public networks for this data and the notebook's own on the same images, split, seed and machine.
 
-    python benchmarks/peers.py --data data/chest_xray --minutes 25 --save benchmarks/peers
+    python benchmarks/peers.py --data data/chest_xray --save benchmarks/peers
 
 Each peer is written afresh for Keras 3 from its published description, with its own augmentation, optimizer, batch size and
-learning-rate rule, and trained for its author's number of epochs or for --minutes, whichever ends first. The notebook's
-network is trained by its own full preset, at its own image size. All learn from train and val but the held-out patients of
+learning-rate rule, and trained for its author's number of epochs or for as long as ours took (or --minutes), whichever ends first.
+The notebook's network is trained by its own full preset, at its own image size. All learn from train and val but the held-out patients of
 the notebook (SPLIT_SEED 0), and are judged on those; test is never read. Threshold: the notebook's rule, on the same held-out
 patients, for all alike. What a peer did in another way, and what was changed to make it run at all, is said in its docstring.
 
@@ -214,25 +214,30 @@ def draw(results, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the chest_xray folder")
-    parser.add_argument("--minutes", type=float, default=30, help="the longest training of a network (default 30)")
+    parser.add_argument("--minutes", type=float, help="the longest training of a network (default: as long as ours took)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/peers", help="where results are kept (default outputs/peers)")
     parser.add_argument("--save", type=Path, metavar="NAME", help="write the table to NAME.md and the picture to NAME.png")
-    parser.add_argument("--only", choices=NAMES, help=argparse.SUPPRESS)  # the process of one network
+    parser.add_argument("--only", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)  # the process of one network
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    place = {name: arguments.work / f"{name}-{arguments.minutes:g}min-seed{arguments.seed}.json" for name in NAMES}
+    limit = f"-{arguments.minutes:g}min" if arguments.minutes else ""
+    place = {name: arguments.work / f"{name}{limit}-seed{arguments.seed}.json" for name in NAMES}
     if arguments.only:
-        return train(arguments.only, arguments.data, arguments.minutes, arguments.seed, place[arguments.only])
-    for name, title in NAMES.items():
+        return train(arguments.only[0], arguments.data, arguments.minutes, arguments.seed, Path(arguments.only[1]))
+    minutes = arguments.minutes or math.inf
+    for name, title in NAMES.items():  # ours first
         if not place[name].exists():
-            words = [sys.executable, __file__, "--only", name, "--data", arguments.data, "--minutes", str(arguments.minutes),
-                     "--seed", str(arguments.seed), "--work", arguments.work]
+            words = [sys.executable, __file__, "--only", name, place[name], "--data", arguments.data, "--minutes", str(minutes),
+                     "--seed", str(arguments.seed)]
             if subprocess.run(words, check=False).returncode:
                 sys.exit(f"The training of {title} failed: see above.")
+        if name == "ours" and not arguments.minutes:
+            minutes = json.loads(place[name].read_text(encoding="utf-8"))["curve"][-1]["seconds"] / 60
     results = {name: json.loads(place[name].read_text(encoding="utf-8")) for name in NAMES}
-    words = (f"One seed ({arguments.seed}), at most {arguments.minutes:g} minutes each; scores on the same held-out patients, at the "
-             "threshold with the largest Youden index there, with 95 % intervals by patient-clustered bootstrap. Epochs marked (time) "
+    limit = f"at most {minutes:.3g} minutes each" + ("" if arguments.minutes else ", as long as ours took")
+    words = (f"One seed ({arguments.seed}), {limit}; scores on the same held-out patients, at the threshold with "
+             "the largest Youden index there, with 95 % intervals by patient-clustered bootstrap. Epochs marked (time) "
              "ended because of the minutes, the others by the author's own rule. The notebook's network answers from its best epoch by "
              "validation loss, the peers as their authors' code leaves them.")
     table = tabulate(results)

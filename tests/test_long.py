@@ -28,9 +28,9 @@ def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(no
             for number in range(count):
                 noisy = parents[label][number % 20] + generator.integers(-8, 9, (96, 96), np.int16)
                 Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
-                    folder / name.format(number // 20 + 5000 * (split == "test"), number), comment=notebook.Phantom.mark)
+                    folder / name.format(number // 50 + 5000 * (split == "test"), number), comment=notebook.Phantom.mark)
     settings = {"PRESET": "quick", "DATA_DIR": tmp_path / "chest_xray", "IMAGE_SIZE": 384, "EPOCHS": 1, "BASELINE_EPOCHS": 0,
-                "BATCH_SIZE": 4, "VALIDATION_SHARE": 0.02, "RESAMPLES": 20}
+                "BATCH_SIZE": 4, "VALIDATION_SHARE": 0.005, "RESAMPLES": 20}
     def run(cache):
         return subprocess.run([sys.executable, ROOT / "notebooks/run.py", *(f"{name}={value}" for name, value in settings.items()),
                                f"OUTPUT_DIR={tmp_path / 'outputs'}", f"CACHE_DIR={cache}"],
