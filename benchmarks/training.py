@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Does a training step wait for its data, and what does augmentation cost? Images per second, as ratios taken in one run.
+"""Does a training step wait for its data, what does augmentation cost, and how far is the step from what the machine allows?
 
     python benchmarks/training.py --size 128 --save benchmarks/training
 
 The notebook's compiled step (augmentation, network, gradients, update) gets batches in four ways, in turn, several rounds: from
 ImageBatches, as in training; one fixed batch again and again, which is as fast as data can come; and both without augmentation.
 The images are random bytes, mapped from a file, as those of the cache are.
+
+The floor of a step is the larger of two times, both taken from what this machine does in the same run: its convolutions' operations
+at the rate of a large matrix product, and the bytes that these must at least move at the rate of a large sum.
 """
 
 import argparse
@@ -20,6 +23,38 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
 import functions  # noqa: E402
+
+
+def count_step(network):
+    """Return (operations, values moved) of training on one image, counting convolutions and dense layers only.
+
+    Forward, gradient of the input, gradient of the weights: three products of the same size, each of which reads or writes the
+    layer's input and output once. What lies between (normalisation, ReLU, pooling) could be fused into them and counts as free.
+    """
+    operations = moved = 0
+    for layer in network.layers:
+        if hasattr(layer, "kernel"):
+            places = np.prod(layer.output.shape[1:-1], dtype=int)
+            operations += 3 * 2 * int(np.prod(layer.kernel.shape)) * int(places)
+            moved += 3 * int(np.prod(layer.input.shape[1:]) + np.prod(layer.output.shape[1:]))
+    return operations, moved
+
+
+def measure_machine(keras, dtype, rounds=7):
+    """Return (operations a second, bytes a second): the best of several large matrix products and sums in this precision."""
+    side, length = 4096, 1 << 26
+    matrix, long = keras.ops.ones((side, side), dtype), keras.ops.ones((length,), dtype)
+    size = keras.ops.convert_to_numpy(long[:1]).itemsize
+
+    def fastest(work):
+        taken = []
+        for _ in range(rounds):
+            since = time.perf_counter()
+            keras.ops.convert_to_numpy(work()[..., :1])  # waits until it is done
+            taken.append(time.perf_counter() - since)
+        return min(taken)
+
+    return 2 * side**3 / fastest(lambda: keras.ops.matmul(matrix, matrix)), 2 * size * length / fastest(lambda: long + 1)
 
 
 def main():
@@ -53,7 +88,7 @@ def main():
         for augment in (True, False):
             with notebook.use_precision(precision):
                 model = notebook.build_cnn(arguments.size, settings.DROPOUT)
-                model = notebook.augment(model) if augment else model
+                network, model = model, notebook.augment(model) if augment else model
                 model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
                               metrics=["accuracy", keras.metrics.AUC(name="auc")])
             for way, kind_of_batches in (("gathered", notebook.ImageBatches), ("fixed", Fixed)):
@@ -73,6 +108,16 @@ def main():
     text = (f"On {name} with {keras.backend.backend()}, {precision}, at {arguments.size} × {arguments.size} pixels, training goes through "
             f"{statistics.median(speeds['gathered', True]):,.0f} images/s: {ratio(('gathered', True), ('fixed', True)):.2f} of what it "
             f"does with one fixed batch, and {ratio(('gathered', True), ('gathered', False)):.2f} of what it does without augmentation.")
+    operations, moved = count_step(network)
+    dtype = keras.DTypePolicy(precision).compute_dtype
+    rate, bandwidth = measure_machine(keras, dtype)
+    moved *= 2 if "16" in dtype else 4
+    floor = max(operations / rate, moved / bandwidth)  # seconds an image
+    text += (f"\n\nAn image costs at least {operations / 1e9:.2f} GFLOP and moves {moved / 1e6:.0f} MB, forward and backward. In large "
+             f"matrix products this machine does {rate / 1e9:,.0f} GFLOP/s, in large sums it moves {bandwidth / 1e9:,.1f} GB/s; so it could go "
+             f"through {1 / floor:,.0f} images/s at most. Without augmentation, training reaches "
+             f"{statistics.median(speeds['gathered', False]) * floor:.2f} of that; with it, "
+             f"{statistics.median(speeds['gathered', True]) * floor:.2f}.")
     print(text)
     if arguments.save:
         arguments.save.with_suffix(".md").write_text(f"{text}\n", encoding="utf-8")
