@@ -114,8 +114,8 @@ def main():
     moved *= 2 if "16" in dtype else 4
     floor = max(operations / rate, moved / bandwidth)  # seconds an image
     text += (f"\n\nAn image costs at least {operations / 1e9:.2f} GFLOP and moves {moved / 1e6:.0f} MB, forward and backward. In large "
-             f"matrix products this machine does {rate / 1e9:,.0f} GFLOP/s, in large sums it moves {bandwidth / 1e9:,.1f} GB/s; so it could go "
-             f"through {1 / floor:,.0f} images/s at most. Without augmentation, training reaches "
+             f"matrix products this machine does {rate / 1e9:,.0f} GFLOP/s, in large sums it moves {bandwidth / 1e9:,.1f} GB/s; so it "
+             f"could go through {1 / floor:,.0f} images/s at most. Without augmentation, training reaches "
              f"{statistics.median(speeds['gathered', False]) * floor:.2f} of that; with it, "
              f"{statistics.median(speeds['gathered', True]) * floor:.2f}.")
     print(text)
