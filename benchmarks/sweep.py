@@ -342,6 +342,10 @@ def main():
     words = (f"Protocol: {protocol}; seeds {seeds}. Mean ± SD over the seeds; below, in brackets, the 95 % interval, by bootstrap over "
              "patients and seeds, of the reference and of each paired difference to it (for the changed images, Student's over the "
              "seeds); in bold where that excludes 0.")
+    first = results["reference"][0]
+    if arguments.open_test and not first["official_split"]:
+        counts = " and ".join(f"{count} {name}" for name, count in first["counts"]["test"].items())
+        words += f" The folder \"test\" of these data is not the official one: it has {counts}."
     if len(arguments.seeds) > 1:
         words += "\n\n" + ensemble(results["reference"]).format("test" if arguments.open_test else "low numbers")
     text = f"{tabulate(results, table, scores)}\n\n{words}\n"

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a limit to the memory that does not count mapped files")
 def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(notebook, phantoms, tmp_path):
-    """2.5 GB of images for a process that may have 2.15 GB, TensorFlow included: not without the cache, but with it."""
-    limit, generator = 2_150_000_000, np.random.default_rng(0)
+    """2.5 GB of images for a process that may have 2.35 GB, TensorFlow included: not without the cache, but with it."""
+    limit, generator = 2_350_000_000, np.random.default_rng(0)
     parents = {label: [np.asarray(Image.open(path).convert("L").resize((96, 96)), np.int16)
                        for path in sorted((phantoms / "chest_xray/train" / label).iterdir())[:20]] for label in ("NORMAL", "PNEUMONIA")}
     for split, count in (("train", 19_100), ("test", 100)):
@@ -42,6 +42,6 @@ def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(no
     assert refused.returncode != 0 and "Unable to allocate 2.33 GiB" in refused.stderr
     done = run(tmp_path / "cache")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("images.bin")) > 1.15 * limit
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("images.bin")) > 1.05 * limit
     metrics = json.loads((tmp_path / "outputs/metrics.json").read_text())
     assert metrics["data"] == "phantom" and sum(metrics["counts"]["train"].values()) == 38_200
