@@ -37,16 +37,18 @@ def test_the_threshold_lies_in_the_middle_of_the_best_gap(notebook):
     assert notebook.choose_threshold(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.6, 0.9])) == pytest.approx(0.5)
 
 
-def test_the_threshold_is_the_best_of_all(notebook):
+@pytest.mark.parametrize("miss", [2, 1])
+def test_the_threshold_is_the_best_of_all(notebook, miss):
+    """Sensitivity counts twice, unless the reader says otherwise."""
     generator = np.random.default_rng(1)
     labels = generator.integers(2, size=300)
     probabilities = np.clip(labels * 0.3 + generator.normal(0.3, 0.2, 300), 0, 1)
 
-    def youden(threshold):
-        return (probabilities[labels == 1] >= threshold).mean() - (probabilities[labels == 0] >= threshold).mean()
+    def worth(threshold):
+        return miss * (probabilities[labels == 1] >= threshold).mean() + (probabilities[labels == 0] < threshold).mean()
 
-    chosen = notebook.choose_threshold(labels, probabilities)
-    assert youden(chosen) == pytest.approx(max(youden(one) for one in probabilities))
+    chosen = notebook.choose_threshold(labels, probabilities, *([] if miss == 2 else [miss]))
+    assert worth(chosen) == pytest.approx(max(worth(one) for one in probabilities))
 
 
 def test_intervals_are_as_wide_as_the_number_of_patients_demands(notebook):

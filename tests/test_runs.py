@@ -262,8 +262,8 @@ def test_section_7_keeps_the_answers(notebook, tmp_path):
     sick, healthy = (np.concatenate([said[files.label == label] for said in changed.values()]) for label in (1, 0))
     assert len(sick) == len(healthy) == 2 * len(notebook.list_shifts(32)) > 20
 
-    def youden(threshold):
-        return (sick >= threshold).mean() - (healthy >= threshold).mean()
+    def worth(threshold):
+        return 2 * (sick >= threshold).mean() + (healthy < threshold).mean()
 
-    assert youden(stored["threshold"]) == pytest.approx(max(youden(step) for step in [*sick, *healthy]))
+    assert worth(stored["threshold"]) == pytest.approx(max(worth(step) for step in [*sick, *healthy]))
     assert not list(folder.glob("*unfinished*"))
