@@ -237,9 +237,9 @@ def main():
     results = {name: json.loads(place[name].read_text(encoding="utf-8")) for name in NAMES}
     limit = f"at most {minutes:.3g} minutes each" + ("" if arguments.minutes else ", as long as ours took")
     words = (f"One seed ({arguments.seed}), {limit}; scores on the same held-out patients, at the threshold where twice the sensitivity "
-             "plus the specificity is largest there, with 95 % intervals by patient-clustered bootstrap. Epochs marked (time) ended because "
-             "of the minutes, the others by the author's own rule. The notebook's network answers from its best epoch by validation loss, "
-             "the peers as their authors' code leaves them.")
+             "plus the specificity is largest there, with 95 % intervals by patient-clustered bootstrap. Epochs marked (time) ended "
+             "because of the minutes, the others by the author's own rule. The notebook's network answers from its best epoch by "
+             "validation loss, the peers as their authors' code leaves them.")
     table = tabulate(results)
     print(f"\n{table}\n\n{words}")
     if arguments.save:
