@@ -287,8 +287,12 @@ def draw(results, table, path, scores=SCORES):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     names = list(results)[::-1]
-    figure, axes = plt.subplots(1, len(scores), figsize=(2.6 * len(scores) + 1.5, 1.4 + 0.36 * len(names)), sharey=True,
-                                layout="constrained")
+    columns, lines = min(len(scores), 4), math.ceil(len(scores) / 4)
+    figure, axes = plt.subplots(lines, columns, figsize=(2.6 * columns + 1.5, 0.5 + (0.9 + 0.36 * len(names)) * lines), sharey=True,
+                                squeeze=False, layout="constrained")
+    axes = axes.ravel()
+    for axis in axes[len(scores):]:
+        axis.set_visible(False)
     differing = []
     for axis, (title, score) in zip(axes, scores.items()):
         low, high = table[names[-1]][score]["interval"]
@@ -303,6 +307,7 @@ def draw(results, table, path, scores=SCORES):
             axis.plot([statistics.mean(one["values"])], [row], "|", color=colour, ms=16, mew=2)
         axis.set_xlabel(title, fontsize=9)
         axis.tick_params(axis="x", labelsize=8)
+        axis.locator_params(axis="x", nbins=4)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(names)), names)
     differ = f"{len(set(differing))} of {len(names) - 1} recipes differ from the reference by more than noise in some score (orange)\n"
