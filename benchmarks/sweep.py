@@ -52,7 +52,8 @@ PATCHES = {
                         "pass")],
     "plain": [("    model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)", "    model = build_baseline(settings.IMAGE_SIZE)"),
               ('    x = layers.Flatten(name="flatten")(x)\n',
-               '    x = layers.Flatten(name="flatten")(layers.Activation("linear", name="features")(x))\n')],
+               '    x = layers.Flatten(name="flatten")(layers.Activation("linear", name="features")(x))\n'),
+              ('activation="relu", name="dense")', 'activation="relu", name="average")')],  # the names that section 8 looks for
     # A second answer learns to tell bacterial from viral. With the first one's loss its loss is that of three classes: -log P(finding)
     # = -log P(pneumonia) - log P(kind | pneumonia). Labels to learn from: 0 normal, 1 kind unknown, 2 bacterial, 3 viral.
     "findings": [
