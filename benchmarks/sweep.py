@@ -28,6 +28,7 @@ import json
 import math
 import os
 import re
+import shutil
 import statistics
 import sys
 import time
@@ -50,6 +51,11 @@ PATCHES = {
                  'RandomTexture(texture), layers.RandomErasing(0.5, (0.02, 0.2), value_range=(0, 1), dtype="float32")]')],
     "unstandardised": [('x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardise")(x)',
                         "pass")],
+    "averaged": [  # Polyak's moving average of the weights is what is validated and kept
+        ("weight_decay=settings.WEIGHT_DECAY)", "weight_decay=settings.WEIGHT_DECAY, use_ema=True, ema_momentum=0.99)"),
+        ("    announce = keras", "    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)\n    announce = keras"),
+        ("callbacks=[announce, *steering, EpochReport(epochs), state])",
+         "callbacks=[announce, swap, *steering, EpochReport(epochs), state])")],
     "plain": [("    model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)", "    model = build_baseline(settings.IMAGE_SIZE)"),
               ('    x = layers.Flatten(name="flatten")(x)\n',
                '    x = layers.Flatten(name="flatten")(layers.Activation("linear", name="features")(x))\n'),
@@ -90,13 +96,15 @@ class FirstAUC(keras.metrics.AUC):
     ],
 }
 GRIDS = {
+    # each choice of the recipe, taken back
     "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
-                 "left-right flip": {"FLIP": True}, "class weights": {"CLASS_WEIGHTS": True}},
-    "more": {"all changes twice as strong": {"POSE": 1.0, "EXPOSURE": 1.0, "TEXTURE": 1.0}, "pose twice as strong": {"POSE": 1.0},
-             "findings as a second task": {"PATCH": "findings"}, "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0},
-             "not standardised": {"PATCH": "unstandardised"}, "plain network": {"PATCH": "plain"},
-             "label smoothing 0.1": {"PATCH": "smoothing"}, "random erasing": {"PATCH": "erasing"},
-             "half precision": {"MIXED_PRECISION": "on"}},
+                 "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
+                 "plain network": {"PATCH": "plain"}},
+    # what is not in the recipe
+    "candidates": {"left-right flip": {"FLIP": True}, "class weights": {"CLASS_WEIGHTS": True},
+                   "findings as a second task": {"PATCH": "findings"}, "averaged weights": {"PATCH": "averaged"},
+                   "label smoothing 0.1": {"PATCH": "smoothing"}, "random erasing": {"PATCH": "erasing"},
+                   "half precision": {"MIXED_PRECISION": "on"}},
 }
 SCORES = {"validation AUC": ("validation", "auc"), "low numbers, AUC": ("test", "auc"),
           "changed, lowest AUC": ("shifts", "lowest"),
@@ -179,6 +187,8 @@ def run_once(settings, folder):
         settings = settings | {"OUTPUT_DIR": folder}
         folder.mkdir(parents=True, exist_ok=True)
         patch = settings.pop("PATCH", None)
+        if patch:
+            shutil.rmtree(folder / "runs", ignore_errors=True)  # a changed training may keep what a resumed one does not know of
         notebook = write_patched(patch, folder / "patched.ipynb") if patch else functions.NOTEBOOK
         with open(folder / "log.txt", "w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
