@@ -51,8 +51,9 @@ def test_the_interval_of_a_score_covers_patients_and_seeds():
 
 def test_changed_images_are_summed_up_without_the_unchanged_ones():
     run = make_run(0, 2)
-    assert sweep.pick(run, ("shifts", "lowest")) == 0.8
-    assert sweep.pick(run, ("shifts", "mean")) == pytest.approx(0.85)
+    assert sweep.pick(run, ("shifts", "lowest auc")) == 0.8
+    assert sweep.pick(run, ("shifts", "mean auc")) == pytest.approx(0.85)
+    assert sweep.pick(run, ("shifts", "lowest specificity")) == 0.5
 
 
 def test_students_interval_worked_out_by_hand():
