@@ -136,7 +136,7 @@ def train(name, data, minutes, seed, place):
     """Train one network in this process; write what happened to the file `place`."""
     import keras
     import numpy as np
-    notebook = functions.load("ImageBatches", "choose_threshold", "measure", "score", "answer_changed", "measure_shifts")
+    notebook = functions.load("ImageBatches", "choose_threshold", "measure", "score")
     keras.utils.set_random_seed(seed)
     size = functions.load("resolve_settings").resolve_settings(functions.read_settings() | {"PRESET": "full"}, "CPU").IMAGE_SIZE
     images, labels, part, files = load_pool(data, size if name == "ours" else SIZE, place.parent / "cache")
@@ -167,23 +167,20 @@ def train(name, data, minutes, seed, place):
     threshold = notebook.choose_threshold(holdout.labels, probabilities)
     scores = notebook.score(holdout.labels, probabilities, files.patient[rows["holdout"]], threshold, 1000, seed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    changed = notebook.measure_shifts(holdout.labels, notebook.answer_changed(model, holdout), threshold).drop(index="unchanged")
     place.write_text(json.dumps({
         "name": name, "size": int(images.shape[1]), "parameters": int(recipe.model.count_params()), "curve": curve, "scores": scores,
-        "changed": changed.to_dict("index"), "peak_mb": peak, "epochs": len(curve), "wanted": recipe.epochs,
+        "peak_mb": peak, "epochs": len(curve), "wanted": recipe.epochs,
         "ended": "all epochs" if len(curve) == recipe.epochs else "time" if curve[-1]["seconds"] > 0.8 * minutes * 60 else "its rule"}))
 
 
 def tabulate(results):
     """Return the table of all networks as Markdown."""
     mine = results["ours"]["curve"]
-    lines = ["| network | pixels | parameters | AUC | accuracy | sensitivity | specificity | changed, lowest AUC | changed, mean accuracy "
-             "| epochs | s an epoch | minutes | minutes until ours has its AUC | peak memory, MB |", "|---" * 14 + "|"]
+    lines = ["| network | pixels | parameters | AUC | accuracy | sensitivity | specificity | epochs | s an epoch | minutes "
+             "| minutes until ours has its AUC | peak memory, MB |", "|---" * 12 + "|"]
     for name, one in results.items():
         cells = [f"{one['scores'][score]['value']:.3f} [{one['scores'][score]['low']:.3f}, {one['scores'][score]['high']:.3f}]"
                  for score in ("auc", "accuracy", "sensitivity", "specificity")]
-        cells += [f"{min(change['auc'] for change in one['changed'].values()):.3f}",
-                  f"{statistics.mean(change['accuracy'] for change in one['changed'].values()):.3f}"]
         reached = next((step["seconds"] / 60 for step in mine if step["auc"] >= one["scores"]["auc"]["value"]), None)
         epochs = f"{one['epochs']} of {one['wanted']}" + (" (time)" if one["ended"] == "time" else "")
         lines.append(f"| {NAMES[name]} | {one['size']} | {one['parameters']:,} | {' | '.join(cells)} | {epochs} | "
@@ -240,10 +237,9 @@ def main():
     results = {name: json.loads(place[name].read_text(encoding="utf-8")) for name in NAMES}
     limit = f"at most {minutes:.3g} minutes each" + ("" if arguments.minutes else ", as long as ours took")
     words = (f"One seed ({arguments.seed}), {limit}; scores on the same held-out patients, at the threshold where twice the sensitivity "
-             "plus the specificity is largest there, with 95 % intervals by patient-clustered bootstrap; at the same threshold on "
-             "the same films with another exposure, sharpness or framing (\"changed\"). Epochs marked (time) ended because "
-             "of the minutes, the others by the author's own rule. The notebook's network answers from its best epoch by validation loss, "
-             "the peers as their authors' code leaves them.")
+             "plus the specificity is largest there, with 95 % intervals by patient-clustered bootstrap. Epochs marked (time) ended "
+             "because of the minutes, the others by the author's own rule. The notebook's network answers from its best epoch by "
+             "validation loss, the peers as their authors' code leaves them.")
     table = tabulate(results)
     print(f"\n{table}\n\n{words}")
     if arguments.save:

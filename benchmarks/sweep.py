@@ -57,7 +57,7 @@ PATCHES = {
         ("    announce = keras", "    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)\n    announce = keras"),
         ("callbacks=[announce, *steering, EpochReport(epochs), state])",
          "callbacks=[announce, swap, *steering, EpochReport(epochs), state])")],
-    "narrow": [("stretch, right, down = self.draw(x, -0.45, 0.45)", "stretch, right, down = self.draw(x, -0.15, 0.15)")],
+    "wide": [("stretch, right, down = self.draw(x, -0.15, 0.15)", "stretch, right, down = self.draw(x, -0.45, 0.45)")],
     "plain": [("    model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)", "    model = build_baseline(settings.IMAGE_SIZE)"),
               ('    x = layers.Flatten(name="flatten")(x)\n',
                '    x = layers.Flatten(name="flatten")(layers.Activation("linear", name="features")(x))\n'),
@@ -99,13 +99,12 @@ class FirstAUC(keras.metrics.AUC):
 }
 GRIDS = {
     # each choice of the recipe, taken back
-    "ablation": {"no change of pose": {"POSE": 0}, "stretched a third as wide": {"PATCH": "narrow"},
-                 "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0}, "no dropout": {"DROPOUT": 0.0},
-                 "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
+    "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
+                 "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
                  "plain network": {"PATCH": "plain"}},
     # what is not in the recipe
-    "candidates": {"left-right flip": {"FLIP": True}, "class weights": {"CLASS_WEIGHTS": True},
-                   "findings as a second task": {"PATCH": "findings"}, "averaged weights": {"PATCH": "averaged"},
+    "candidates": {"stretched three times as wide": {"PATCH": "wide"}, "left-right flip": {"FLIP": True},
+                   "class weights": {"CLASS_WEIGHTS": True}, "findings as a second task": {"PATCH": "findings"}, "averaged weights": {"PATCH": "averaged"},
                    "label smoothing 0.1": {"PATCH": "smoothing"}, "random erasing": {"PATCH": "erasing"},
                    "half precision": {"MIXED_PRECISION": "on"}},
 }

@@ -101,7 +101,7 @@ def trained(notebook, phantoms):
     (x, _, _), (x_test, test, _) = (notebook.load_split(folder, part, 96, "phantoms") for part in (train, test))
     keras.utils.set_random_seed(0)
     model = notebook.build_cnn(96)
-    whole = notebook.augment(model, 0.5, 0.5, 0.5)
+    whole = notebook.augment(model)
     whole.compile(keras.optimizers.AdamW(1e-3, weight_decay=4e-3), "binary_crossentropy")
     whole.fit(x, train.label.to_numpy(), epochs=12, batch_size=32, verbose=0,
               callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3 if epoch < 8 else 1e-4)])
