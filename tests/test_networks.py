@@ -135,3 +135,13 @@ def test_grad_cam_of_the_other_answer_is_another_map(notebook, trained):
     model, _, _, x_test, _, _ = trained
     speaks_for, speaks_against = (notebook.grad_cam(model, x_test[:8], np.full(8, answer)) for answer in (True, False))
     assert not np.allclose(speaks_for, speaks_against, atol=0.1)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_grad_cam_after_half_precision_is_nearly_the_same_map(notebook, trained, policy):
+    model, _, _, x_test, _, _ = trained
+    with notebook.use_precision(policy):
+        half = notebook.build_cnn(96)
+    half.set_weights(model.get_weights())
+    heat, expected = (notebook.grad_cam(one, x_test[:8], np.ones(8, bool)) for one in (half, model))
+    assert heat.dtype == np.float32 and np.abs(heat - expected).mean() < 0.01
