@@ -103,7 +103,9 @@ GRIDS = {
                  "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
                  "plain network": {"PATCH": "plain"}},
     # what is not in the recipe
-    "candidates": {"left-right flip": {"FLIP": True}, "class weights": {"CLASS_WEIGHTS": True}, "averaged weights": {"PATCH": "averaged"}},
+    "candidates": {"stretched three times as wide": {"PATCH": "wide"}, "left-right flip": {"FLIP": True},
+                   "class weights": {"CLASS_WEIGHTS": True}, "averaged weights": {"PATCH": "averaged"},
+                   "half precision": {"MIXED_PRECISION": "on"}},
 }
 SCORES = {"validation AUC": ("validation", "auc"), "low numbers, AUC": ("test", "auc"),
           "changed, lowest AUC": ("shifts", "lowest auc"),
