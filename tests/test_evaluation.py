@@ -197,6 +197,14 @@ def test_changed_pictures_are_what_their_names_say(notebook):
     assert changed["noisy"].std() > ramp.std() and np.abs(changed["blurred"] - ramp).max() < 5
 
 
+def test_one_line_for_all_changes_costs_what_ranking_within_each_hides(notebook):
+    """Each change ranks its sick child above its healthy one; of the four pairs of all together, .3 against .4 is wrong."""
+    changed = {"unchanged": np.array([0.1, 0.3]), "brighter": np.array([0.4, 0.6])}
+    assert notebook.measure_shifts(np.array([0, 1]), changed, 0.5).auc.tolist() == [1, 1]
+    together = notebook.measure_together(np.array([0, 1]), changed, 0.5)
+    assert (together["auc"], together["sensitivity"], together["specificity"]) == (0.75, 0.5, 1)
+
+
 def test_shifted_batches_change_the_images_and_nothing_else(notebook):
     images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 1), np.uint8)
     batches = notebook.ImageBatches([images], np.arange(10)[::-1], np.arange(10), 4)

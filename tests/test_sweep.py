@@ -23,7 +23,8 @@ def make_run(seed, gap, patients=400, shifts=(0.9, 0.8)):
               "accuracy": {"value": 0.9}}
     changed = {"unchanged": {"auc": 1.0, "sensitivity": 1.0, "specificity": 1.0},
                **{f"c{number}": {"auc": auc, "sensitivity": auc, "specificity": 0.5} for number, auc in enumerate(shifts)}}
-    return {"validation": scores, "test": scores, "shifts": changed, "threshold": {"value": 0.5}, "seconds": {"6 Train": 60},
+    return {"validation": scores, "test": scores, "shifts": changed, "changed_together": scores,
+            "threshold": {"value": 0.5}, "seconds": {"6 Train": 60},
             "predictions": pd.concat([table, table.assign(split="test")])}
 
 
@@ -52,7 +53,6 @@ def test_the_interval_of_a_score_covers_patients_and_seeds():
 def test_changed_images_are_summed_up_without_the_unchanged_ones():
     run = make_run(0, 2)
     assert sweep.pick(run, ("shifts", "lowest auc")) == 0.8
-    assert sweep.pick(run, ("shifts", "mean auc")) == pytest.approx(0.85)
     assert sweep.pick(run, ("shifts", "lowest specificity")) == 0.5
 
 
