@@ -103,7 +103,8 @@ GRIDS = {
                  "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
                  "plain network": {"PATCH": "plain"}},
     # what is not in the recipe
-    "candidates": {"stretched three times as wide": {"PATCH": "wide"}, "left-right flip": {"FLIP": True},
+    "candidates": {"64 pixels": {"IMAGE_SIZE": 64}, "128 pixels": {"IMAGE_SIZE": 128},
+                   "stretched three times as wide": {"PATCH": "wide"}, "left-right flip": {"FLIP": True},
                    "class weights": {"CLASS_WEIGHTS": True}, "averaged weights": {"PATCH": "averaged"},
                    "half precision": {"MIXED_PRECISION": "on"}, "pose twice as strong": {"POSE": 1.0},
                    "findings as a second task": {"PATCH": "findings"}, "label smoothing 0.1": {"PATCH": "smoothing"}},
