@@ -102,7 +102,7 @@ GRIDS = {
     "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
                  "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
                  "plain network": {"PATCH": "plain"}},
-    # what is not in the recipe
+    # what else was tried
     "candidates": {"64 pixels": {"IMAGE_SIZE": 64}, "128 pixels": {"IMAGE_SIZE": 128},
                    "stretched three times as wide": {"PATCH": "wide"}, "left-right flip": {"FLIP": True},
                    "class weights": {"CLASS_WEIGHTS": True}, "averaged weights": {"PATCH": "averaged"},
