@@ -4,18 +4,20 @@ PYTHON ?= $(firstword $(foreach v,3 3.13 3.12 3.11 3.10,$(shell python$(v) -c \
 VENV := .venv
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install run test test-long test-colab test-browser find-colab find-browser benchmark banner badge lint lock clean
+.PHONY: help install run test notebook test-long test-colab test-browser coverage find-colab find-browser benchmark banner badge lint lock clean
 
 help:
 	@echo "make run    install, get the data, run the notebook; results in outputs/"
 	@echo "            (any setting of the notebook: make run EPOCHS=3 DATA_DIR=path RUN_NAME=mine)"
 	@echo "make test   install, run the tests; make test-long: those that take minutes"
+	@echo "make notebook  build notebooks/chest_xray_pneumonia.ipynb from the package cxr/ and the text beside it"
+	@echo "make coverage  the same tests, and which lines of cxr/ they reach"
 	@echo "make test-colab    the tests on Python 3.13 with the versions that Colab ships"
 	@echo "make test-browser  use the notebook in JupyterLab with Chromium; screenshots in outputs/browser/"
 	@echo "make benchmark  time the reading of images; FOLDER=path/to/pictures"
 	@echo "make banner  draw the picture of the README from a run on phantoms"
 	@echo "make badge  write this repository's address into the Colab badges; REPO=owner/name"
-	@echo "make lint   check the style of the notebook and the scripts"
+	@echo "make lint   check style and types"
 	@echo "make lock   write requirements.lock anew, with the newest versions (and requirements-colab.lock)"
 	@echo "make clean  remove the virtual environment and outputs/, not the data"
 
@@ -29,10 +31,16 @@ $(VENV)/installed: requirements.lock
 	@touch $@
 
 run: install
-	@$(VENV)/bin/python notebooks/run.py $(filter-out PYTHON=%,$(MAKEOVERRIDES))
+	@$(VENV)/bin/python tools/run.py $(filter-out PYTHON=%,$(MAKEOVERRIDES))
 
 test: install
 	@$(VENV)/bin/python -m pytest
+
+notebook: install
+	@$(VENV)/bin/python tools/build.py
+
+coverage: install
+	@$(VENV)/bin/python -m pytest --cov --cov-report=term-missing
 
 test-long: install
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "jax>=0.5"  # Keras's other backend
@@ -54,7 +62,7 @@ $(COLAB)/installed: requirements-colab.lock | find-colab
 	@touch $@
 
 test-colab: $(COLAB)/installed
-	@EXACT_VERSIONS=requirements-colab.txt $(COLAB)/bin/python -m pytest --deselect tests/test_notebook.py::test_style
+	@EXACT_VERSIONS=requirements-colab.txt $(COLAB)/bin/python -m pytest --deselect tests/test_build.py::test_style
 
 find-browser:
 	@for program in chromium chromedriver; do command -v $$program >/dev/null || { \
@@ -70,15 +78,17 @@ benchmark: install
 	@$(VENV)/bin/python benchmarks/loading.py $(FOLDER) --rounds 15 --save benchmarks/loading
 
 banner: install
-	@test -d data/phantoms/chest_xray || $(VENV)/bin/python data/make_phantoms.py
-	@$(VENV)/bin/python notebooks/run.py DATA_DIR=data/phantoms/chest_xray OUTPUT_DIR=outputs/banner PRESET=quick
-	@$(VENV)/bin/python docs/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
+	@test -d data/phantoms/chest_xray || $(VENV)/bin/python -m cxr.phantoms
+	@$(VENV)/bin/python tools/run.py DATA_DIR=data/phantoms/chest_xray OUTPUT_DIR=outputs/banner PRESET=quick
+	@$(VENV)/bin/python tools/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
 
-badge:
-	@$(or $(PYTHON),python3) .ci/badge.py "$(REPO)"
+badge: install
+	@$(VENV)/bin/python tools/badge.py "$(REPO)"
+	@$(VENV)/bin/python tools/build.py
 
 lint: install
 	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/mypy
 
 lock: install
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv

@@ -18,8 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "notebooks"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 WAYS = {
     "ancestor": "skimage.transform.resize to float64, as the notebook of 2021 did",
@@ -81,13 +80,6 @@ def load_keras(paths, size):
 
 
 @functools.cache
-def notebook_loader():
-    """Return load_split of the notebook."""
-    import functions
-    return functions.load("load_split").load_split
-
-
-@functools.cache
 def list_files(paths):
     """Return (folder, table) as load_split takes them."""
     import pandas as pd
@@ -96,8 +88,9 @@ def list_files(paths):
 
 
 def load_ours(paths, size, cache=None):
+    from cxr.images import load_split
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        x, _, broken = notebook_loader()(*list_files(tuple(paths)), size, "Loading", cache)
+        x, _, broken = load_split(*list_files(tuple(paths)), size, "Loading", cache)
     if len(broken):
         sys.exit(f"{len(broken)} pictures cannot be read, the first is {broken.path.iloc[0]} ({broken.problem.iloc[0]}).")
     return x

@@ -24,8 +24,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "notebooks"))
-import functions  # noqa: E402
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+import build  # noqa: E402
 
 SIZE = 150  # pixels of the peers' images
 NAMES = {"ours": "this notebook, full preset", "ancestor": "the student notebook of 2021", "kaggle": "Kaggle, \"92.6 %\"",
@@ -106,14 +106,20 @@ def separable(keras, shares, place):
                            class_weight={label: 1 / share / 2 for label, share in enumerate(shares)})
 
 
+def read_full_settings():
+    """Return the notebook's settings as its full preset has them."""
+    from cxr.settings import resolve_settings
+    return resolve_settings(build.read_settings() | {"PRESET": "full"}, "CPU")
+
+
 def ours(keras, shares, place):
     """The notebook's network and what steers it, from its own functions and settings."""
-    notebook = functions.load("resolve_settings", "build_cnn", "augment", "make_callbacks")
-    values = functions.read_settings() | {"PRESET": "full"}
-    settings = notebook.resolve_settings(values, "CPU")
-    callbacks = notebook.make_callbacks(place.with_suffix(".keras"), settings.PATIENCE)
-    model = notebook.augment(notebook.build_cnn(settings.IMAGE_SIZE, settings.DROPOUT),
-                             settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
+    from cxr.augment import augment
+    from cxr.network import build_cnn
+    from cxr.train import make_callbacks
+    settings = read_full_settings()
+    callbacks = make_callbacks(place.with_suffix(".keras"), settings.PATIENCE)
+    model = augment(build_cnn(settings.IMAGE_SIZE, settings.DROPOUT), settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
     model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
                   metrics=["accuracy", keras.metrics.AUC(name="auc")])
     return SimpleNamespace(model=model, epochs=settings.EPOCHS, batch=settings.BATCH_SIZE,
@@ -122,13 +128,15 @@ def ours(keras, shares, place):
 
 def load_pool(data, size, cache):
     """Return (images, labels, part, files) of train and val, split as in section 4 of the notebook."""
-    notebook = functions.load("list_images", "load_split", "find_duplicates", "link_patients", "split_by_patient")
-    files = notebook.list_images(data)
+    from cxr.dataset import list_images
+    from cxr.images import load_split
+    from cxr.split import find_duplicates, link_patients, split_by_patient
+    files = list_images(data)
     files = files[files.split != "test"].reset_index(drop=True)
-    images, files, _ = notebook.load_split(data, files, size, "train and val", cache)
-    digests, _ = notebook.find_duplicates(images, files)
-    groups = notebook.link_patients(files.patient, digests)
-    part = notebook.split_by_patient(files, groups, functions.read_settings()["VALIDATION_SHARE"], 0)
+    images, files, _ = load_split(data, files, size, "train and val", cache)
+    digests, _ = find_duplicates(images, files)
+    groups = link_patients(files.patient, digests)
+    part = split_by_patient(files, groups, build.read_settings()["VALIDATION_SHARE"], 0)
     return images, files.label.to_numpy("uint8"), part, files
 
 
@@ -136,15 +144,16 @@ def train(name, data, minutes, seed, place):
     """Train one network in this process; write what happened to the file `place`."""
     import keras
     import numpy as np
-    notebook = functions.load("ImageBatches", "choose_threshold", "measure", "score")
+
+    from cxr.batches import ImageBatches
+    from cxr.measure import choose_threshold, measure, score
     keras.utils.set_random_seed(seed)
-    size = functions.load("resolve_settings").resolve_settings(functions.read_settings() | {"PRESET": "full"}, "CPU").IMAGE_SIZE
-    images, labels, part, files = load_pool(data, size if name == "ours" else SIZE, place.parent / "cache")
+    images, labels, part, files = load_pool(data, read_full_settings().IMAGE_SIZE if name == "ours" else SIZE, place.parent / "cache")
     rows = {one: np.flatnonzero(part == one) for one in ("fit", "holdout")}
     shares = np.bincount(labels[rows["fit"]], minlength=2) / len(rows["fit"])
     recipe = globals()[name](keras, shares, place)
-    fit = notebook.ImageBatches([images], rows["fit"], labels[rows["fit"]], recipe.batch, seed)
-    holdout = notebook.ImageBatches([images], rows["holdout"], labels[rows["holdout"]], 64)
+    fit = ImageBatches([images], rows["fit"], labels[rows["fit"]], recipe.batch, seed)
+    holdout = ImageBatches([images], rows["holdout"], labels[rows["holdout"]], 64)
     curve, since = [], time.perf_counter()
 
     class Watch(keras.callbacks.Callback):
@@ -154,7 +163,7 @@ def train(name, data, minutes, seed, place):
 
         def on_epoch_end(self, epoch, logs=None):
             probabilities = self.model.predict(holdout, verbose=0)[:, 0].astype(float)
-            auc = notebook.measure(holdout.labels, probabilities, 0.5, np.ones(len(probabilities)))["auc"]
+            auc = measure(holdout.labels, probabilities, 0.5)["auc"]
             curve.append({"seconds": time.perf_counter() - since, "epoch_seconds": time.perf_counter() - self.start, "auc": auc})
             print(f"{name}: epoch {epoch + 1} of {recipe.epochs}, {curve[-1]['seconds'] / 60:.1f} min, AUC {auc:.4f}", flush=True)
             if curve[-1]["seconds"] + curve[-1]["epoch_seconds"] > minutes * 60:
@@ -164,8 +173,8 @@ def train(name, data, minutes, seed, place):
                      class_weight=recipe.class_weight, callbacks=[*recipe.callbacks, Watch()])
     model = keras.models.load_model(place.with_suffix(".keras")) if name == "ours" else recipe.model
     probabilities = model.predict(holdout, verbose=0)[:, 0].astype(float)
-    threshold = notebook.choose_threshold(holdout.labels, probabilities)
-    scores = notebook.score(holdout.labels, probabilities, files.patient[rows["holdout"]], threshold, 1000, seed)
+    threshold = choose_threshold(holdout.labels, probabilities)
+    scores = score(holdout.labels, probabilities, files.patient[rows["holdout"]], threshold, 1000, seed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     place.write_text(json.dumps({
         "name": name, "size": int(images.shape[1]), "parameters": int(recipe.model.count_params()), "curve": curve, "scores": scores,

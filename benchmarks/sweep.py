@@ -39,12 +39,12 @@ import nbformat
 import papermill
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "notebooks"))
-import functions  # noqa: E402
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+import build  # noqa: E402
 import run  # noqa: E402
 
 PROTOCOL = {"PRESET": "full", "IMAGE_SIZE": 96, "EPOCHS": 10, "PATIENCE": 2, "BASELINE_EPOCHS": 0, "RESAMPLES": 10}
-# What is tried and is no setting: pairs of (text in the notebook, which must be there once; what takes its place).
+# What is tried and is no setting: pairs of (text in the built notebook, which must be there once; what takes its place).
 PATCHES = {
     "smoothing": [('                  "binary_crossentropy", metrics',
                    "                  keras.losses.BinaryCrossentropy(label_smoothing=0.1), metrics")],
@@ -54,9 +54,8 @@ PATCHES = {
                         "pass")],
     "averaged": [  # Polyak's moving average of the weights is what is validated and kept
         ("weight_decay=settings.WEIGHT_DECAY)", "weight_decay=settings.WEIGHT_DECAY, use_ema=True, ema_momentum=0.99)"),
-        ("    announce = keras", "    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)\n    announce = keras"),
-        ("callbacks=[announce, *steering, EpochReport(epochs), state])",
-         "callbacks=[announce, swap, *steering, EpochReport(epochs), state])")],
+        ("callbacks=[shuffle, *steering, state])",
+         "callbacks=[shuffle, keras.callbacks.SwapEMAWeights(swap_on_epoch=True), *steering, state])")],
     "wide": [("stretch, right, down = self.draw(x, -0.15, 0.15)", "stretch, right, down = self.draw(x, -0.45, 0.45)")],
     "plain": [("    model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)", "    model = build_baseline(settings.IMAGE_SIZE)"),
               ('    x = layers.Flatten(name="flatten")(x)\n',
@@ -126,16 +125,17 @@ def parse_recipe(word):
     return name, run.parse_settings([f"{setting}={value}" for setting, _, value in pairs if setting != "PATCH"]) | dict(*patch)
 
 
-def write_patched(name, path):
-    """Write the notebook with a change of PATCHES to `path`; exit if it has no such change, or the change no longer fits."""
-    if name not in PATCHES:
-        sys.exit(f"There is no change called {name}. The changes are {', '.join(PATCHES)}.")
-    book = nbformat.read(functions.NOTEBOOK, as_version=4)
-    for old, new in PATCHES[name]:
-        fitting = [cell for cell in book.cells if cell.cell_type == "code" and old in cell.source]
-        if len(fitting) != 1:
-            sys.exit(f"The change {name!r} no longer fits the notebook, which has {len(fitting)} cells with: {old}")
-        fitting[0].source = fitting[0].source.replace(old, new)
+def write_notebook(path, patch=None):
+    """Build the notebook, with a change of PATCHES if one is named, into `path`; exit if there is no such change, or it no longer fits."""
+    if patch and patch not in PATCHES:
+        sys.exit(f"There is no change called {patch}. The changes are {', '.join(PATCHES)}.")
+    book = build.build()
+    for old, new in PATCHES.get(patch, []):
+        cells = [cell for cell in book.cells if cell.cell_type == "code" and old in cell.source]
+        count = sum(cell.source.count(old) for cell in cells)
+        if count != 1:
+            sys.exit(f"The change {patch!r} no longer fits the notebook, which has {count} times: {old}")
+        cells[0].source = cells[0].source.replace(old, new)
     nbformat.write(book, path)
     return path
 
@@ -170,16 +170,26 @@ def imitate_shift(data, target, share=0.13):
     return target
 
 
+def list_decisive(found):
+    """Return, sorted, the names of what decides a run, and of all that they use, of `build.find_definitions()`."""
+    waiting, names = ["read_image", "find_duplicates", "link_patients", "split_by_patient", "make_batches", "build_baseline", "build_cnn",
+                      "augment", "train", "validate_run", "measure_shifts"], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            waiting += build.global_names(found[name][2])[0] & set(found)
+    return sorted(names)
+
+
 def identify(settings):
     """Return a name for runs with these settings and the notebook's code of today: where it has changed, old runs do not count."""
-    decisive = ("build_cnn", "build_augmentation", "augment", "train", "make_callbacks", "ImageBatches", "make_batches",
-                "split_by_patient", "link_patients", "read_image", "fit_temperature", "calibrate", "choose_threshold", "measure",
-                "list_shifts")
-    found = functions.find_definitions()
-    code = [ast.dump(found[name]) for name in (*decisive, *(name for name in found if name.startswith("Random")))]
-    code += [source for _, source in functions.read_cells() if "model.compile(" in source and "train(" in source]
+    found, known = build.find_definitions(), build.read_settings()
+    code = [ast.dump(found[name][1]) for name in list_decisive(found)]
+    code += [cell.source for cell, _ in build.read_cells()
+             if cell.cell_type == "code" and "model.compile(" in cell.source and "train(" in cell.source]
     code += PATCHES.get(settings.get("PATCH"), [])
-    changed = [f"{key}-{value}" for key, value in sorted(settings.items()) if value != functions.read_settings().get(key)]
+    changed = [f"{key}-{value}" for key, value in sorted(settings.items()) if value != known.get(key)]
     return "_".join([*changed, hashlib.sha256(repr([code, sorted(settings.items(), key=str)]).encode()).hexdigest()[:8]])
 
 
@@ -193,7 +203,7 @@ def run_once(settings, folder):
         patch = settings.pop("PATCH", None)
         if patch:
             shutil.rmtree(folder / "runs", ignore_errors=True)  # a changed training may keep what a resumed one does not know of
-        notebook = write_patched(patch, folder / "patched.ipynb") if patch else functions.NOTEBOOK
+        notebook = write_notebook(folder / "notebook.ipynb", patch)
         with open(folder / "log.txt", "w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
                 papermill.execute_notebook(notebook, folder / "executed.ipynb", {name: str(value) if isinstance(value, Path) else value
@@ -226,7 +236,8 @@ def student(values):
 def resample(runs, part, draws=1000):
     """Return {score: `draws` values}: means over seeds drawn with replacement, for patients of a part drawn with replacement."""
     import numpy as np
-    notebook = functions.load("measure")
+
+    from cxr.measure import measure
     tables = [run["predictions"][run["predictions"].split == part] for run in runs]
     assert all((table.path.array == tables[0].path.array).all() for table in tables), "runs with other images cannot be compared"
     patient, generator = np.unique(tables[0].patient, return_inverse=True)[1], np.random.default_rng(0)
@@ -236,7 +247,7 @@ def resample(runs, part, draws=1000):
     for _ in range(draws):
         weights = np.bincount(generator.integers(count, size=count), minlength=count)[patient].astype(float)
         seeds = np.unique(generator.integers(len(runs), size=len(runs)), return_counts=True)
-        scores = [notebook.measure(labels, answers[seed], thresholds[seed], weights) for seed in seeds[0]]
+        scores = [measure(labels, answers[seed], thresholds[seed], weights) for seed in seeds[0]]
         for name in scores[0]:
             values.setdefault(name, []).append(np.average([one[name] for one in scores], weights=seeds[1]))
     return {name: np.array(drawn) for name, drawn in values.items()}
@@ -265,12 +276,13 @@ def ensemble(runs, scores=("auc", "accuracy", "sensitivity", "specificity"), res
     """Return in words what the mean of the logits of some runs reaches on test, at the threshold chosen on validation."""
     import numpy as np
     from scipy import special
-    notebook = functions.load("score", "choose_threshold")
+
+    from cxr.measure import choose_threshold, score
     logits = special.logit(np.clip([run["predictions"].probability for run in runs], 1e-7, 1 - 1e-7))
     table = runs[0]["predictions"].assign(probability=special.expit(logits.mean(axis=0)))
     validation, test = (table[table.split == part] for part in ("validation", "test"))
-    threshold = notebook.choose_threshold(validation.label.to_numpy(), validation.probability.to_numpy())
-    reached = notebook.score(test.label.to_numpy(), test.probability.to_numpy(), test.patient, threshold, resamples, 0)
+    threshold = choose_threshold(validation.label.to_numpy(), validation.probability.to_numpy())
+    reached = score(test.label.to_numpy(), test.probability.to_numpy(), test.patient, threshold, resamples, 0)
     words = ", ".join(f"{name} {reached[name]['value']:.4f} [{reached[name]['low']:.4f}, {reached[name]['high']:.4f}]" for name in scores)
     return f"Together, as the mean of their logits, the {len(runs)} networks of the reference reach {words} where \"{{}}\" is meant above."
 
@@ -345,7 +357,7 @@ def main():
     base = PROTOCOL | parse_recipe(f"base={arguments.base}")[1]
     recipes = {"reference": {}} | GRIDS.get(arguments.grid, {}) | dict(parse_recipe(word) for word in arguments.recipes)
     data = arguments.data.resolve() if arguments.open_test else imitate_shift(arguments.data, arguments.work / "imitation" / "chest_xray")
-    results, known = {}, functions.read_settings()
+    results, known = {}, build.read_settings()
     for seed in arguments.seeds:
         for name, changes in recipes.items():
             settings = base | changes | {"SEED": seed, "DATA_DIR": data, "CACHE_DIR": arguments.work / "cache"}

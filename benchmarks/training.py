@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "notebooks"))
-import functions  # noqa: E402
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+import build  # noqa: E402
 
 
 def count_step(network):
@@ -65,11 +65,15 @@ def main():
     parser.add_argument("--save", type=Path, metavar="NAME", help="write the sentences to NAME.md")
     arguments = parser.parse_args()
     import keras
-    notebook = functions.load("resolve_settings", "build_cnn", "augment", "ImageBatches", "find_device", "choose_precision",
-                              "use_precision")
-    kind, name, capability = notebook.find_device()
-    settings = notebook.resolve_settings(functions.read_settings() | {"PRESET": "full", "IMAGE_SIZE": arguments.size}, kind)
-    precision = notebook.choose_precision(settings.MIXED_PRECISION, kind, capability)
+
+    from cxr.augment import augment
+    from cxr.batches import ImageBatches
+    from cxr.machine import choose_precision, find_device, use_precision
+    from cxr.network import build_cnn
+    from cxr.settings import resolve_settings
+    kind, name, capability = find_device()
+    settings = resolve_settings(build.read_settings() | {"PRESET": "full", "IMAGE_SIZE": arguments.size}, kind)
+    precision = choose_precision(settings.MIXED_PRECISION, kind, capability)
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.bin"
@@ -77,7 +81,7 @@ def main():
         images = np.memmap(path, np.uint8, "r", shape=(arguments.images, arguments.size, arguments.size, 1))
         rows, labels = np.arange(len(images)), generator.integers(0, 2, len(images))
 
-        class Fixed(notebook.ImageBatches):
+        class Fixed(ImageBatches):
             kept = None
 
             def __getitem__(self, number):
@@ -85,16 +89,16 @@ def main():
                 return self.kept
 
         ways = {}
-        for augment in (True, False):
-            with notebook.use_precision(precision):
-                model = notebook.build_cnn(arguments.size, settings.DROPOUT)
-                network, model = model, notebook.augment(model) if augment else model
+        for augmented in (True, False):
+            with use_precision(precision):
+                model = build_cnn(arguments.size, settings.DROPOUT)
+                network, model = model, augment(model) if augmented else model
                 model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
                               metrics=["accuracy", keras.metrics.AUC(name="auc")])
-            for way, kind_of_batches in (("gathered", notebook.ImageBatches), ("fixed", Fixed)):
+            for way, kind_of_batches in (("gathered", ImageBatches), ("fixed", Fixed)):
                 batches = kind_of_batches([images], rows, labels, settings.BATCH_SIZE, 0)
                 model.fit(batches, shuffle=False, verbose=0)  # compiles
-                ways[way, augment] = (model, batches)
+                ways[way, augmented] = (model, batches)
         speeds = {way: [] for way in ways}
         for _ in range(arguments.rounds):
             for way, (model, batches) in ways.items():

@@ -1,4 +1,4 @@
-"""What the tests share: the notebook's functions, a folder of phantoms, and a way to run the notebook with no network."""
+"""What the tests share: a folder of phantoms, and a world with no network."""
 
 import importlib.util
 import os
@@ -13,7 +13,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs th
 collect_ignore = [] if importlib.util.find_spec("selenium") else ["test_browser.py"]  # make test-browser installs it
 matplotlib.use("agg")  # here only: a kernel must show its figures inline
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "notebooks"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "benchmarks")]
+os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that tests start; the lone notebook does without
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["PYTHON"] = sys.executable  # for download_data.sh, which would take that of .venv
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel is this environment's, also where the user has another "python3"
@@ -23,25 +24,19 @@ for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = "127.0.0.1"
 
-import functions  # noqa: E402
+from cxr.phantoms import write_phantoms  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def notebook():
-    """All functions and classes of the notebook, as attributes."""
-    return functions.load()
-
-
-@pytest.fixture(scope="session")
-def phantoms(notebook, tmp_path_factory):
+def phantoms(tmp_path_factory):
     """A folder with a small phantom data set in chest_xray/, and its masks in masks/."""
     folder = tmp_path_factory.mktemp("phantoms")
-    notebook.write_phantoms(folder / "chest_xray", 420, 16, 160, seed=1, masks=folder / "masks")
+    write_phantoms(folder / "chest_xray", 420, 16, 160, seed=1, masks=folder / "masks")
     return folder
 
 
 @pytest.fixture
-def tiny(notebook, tmp_path):
+def tiny(tmp_path):
     """A fresh, small phantom data set that a test may damage."""
-    notebook.write_phantoms(tmp_path / "chest_xray", 24, 4, 8, seed=2)
+    write_phantoms(tmp_path / "chest_xray", 24, 4, 8, seed=2)
     return tmp_path / "chest_xray"

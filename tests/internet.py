@@ -1,6 +1,6 @@
 """Kaggle and Mendeley, played by a server on this machine: a proxy that answers for every host, over HTTP and HTTPS.
 
-The real `kaggle` command and the real HTTPS code of the notebook run against it, with real certificates of a made-up
+The real `kaggle` and `curl` commands run against it, with real certificates of a made-up
 authority. Each of the three sites can be told to fail in its own way.
 """
 
@@ -9,8 +9,8 @@ import io
 import json
 import ssl
 import threading
-import time
 import zipfile
+from time import sleep
 
 import trustme
 from PIL import Image
@@ -39,7 +39,8 @@ def make_archive(counts, copies=True):
 
 class Site:
     """What one site sends. `status`: an error instead; `cut`: hang up after so many bytes; `length`: added to the length that it
-    promises; `pace`: bytes a second; `ranges`: the Range headers that it was asked with."""
+    promises; `pace`: bytes a second; `kind`: its Content-Type; `resumes`: whether it answers to a Range with that range;
+    `ranges`: the Range headers that it was asked with."""
 
     def __init__(self, body):
         self.body, self.whole = body, body
@@ -48,6 +49,7 @@ class Site:
 
     def recover(self):
         self.body, self.status, self.cut, self.length, self.pace = self.whole, 0, None, 0, None
+        self.kind, self.resumes = "application/zip", True
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -89,29 +91,38 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self):
+    def find_site(self):
         command, mendeley = "storage.test" in self.path, "public-files" in self.path
-        site = self.server.command if command else self.server.mendeley if mendeley else self.server.web
-        asked = self.headers.get("Range")
-        if asked != "bytes=0-0":  # the question whether anybody is there
-            site.ranges.append(asked)
+        return self.server.command if command else self.server.mendeley if mendeley else self.server.web
+
+    def do_HEAD(self):
+        """The question whether anybody is there."""
+        self.send_response(self.find_site().status or 200)
+        self.end_headers()
+
+    def do_GET(self):
+        site, asked = self.find_site(), self.headers.get("Range")
+        site.ranges.append(asked)
         if site.status:
             return self.refuse(site.status)
+        asked = asked if site.resumes else None
         start = int((asked or "bytes=0-").split("=")[1].split("-")[0])
         if start and start >= len(site.body):
             return self.refuse(416)
         rest = site.body[start:]
         self.send_response(206 if asked else 200)
         for name, value in (("Content-Length", len(rest) + site.length), ("Accept-Ranges", "bytes"), ("ETag", '"one"'),
-                            ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")):
+                            ("Content-Type", site.kind), ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")):
             self.send_header(name, str(value))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(site.body) - 1}/{len(site.body)}")
         self.end_headers()
         rest = rest[: site.cut]
         rest = rest[: max(0, len(rest) + site.length)] if site.length < 0 else rest
         try:
             for place in range(0, len(rest), 1 << 16):
                 self.wfile.write(rest[place: place + (1 << 16)])
-                time.sleep((1 << 16) / site.pace if site.pace else 0)
+                sleep((1 << 16) / site.pace if site.pace else 0)
         except OSError:
             pass
 
@@ -139,5 +150,5 @@ class Internet(http.server.ThreadingHTTPServer):
             "import time\nreal = time.sleep\ntime.sleep = lambda seconds: real(min(seconds, 0.2))\n")
         proxy = f"http://127.0.0.1:{self.server_port}"
         return {"HTTP_PROXY": proxy, "http_proxy": proxy, "HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": "", "no_proxy": "",
-                "SSL_CERT_FILE": str(self.certificate), "HOME": str(home), "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
-                "PYTHONPATH": str(home / "site")}
+                "SSL_CERT_FILE": str(self.certificate), "CURL_CA_BUNDLE": str(self.certificate), "HOME": str(home),
+                "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "PYTHONPATH": str(home / "site")}

@@ -1,15 +1,13 @@
 """The Colab badges all lead to one place, and setting it changes nothing else."""
 
-import importlib.util
 import shutil
 
+import badge
+import build
 import pytest
 import yaml
 from conftest import ROOT
 
-spec = importlib.util.spec_from_file_location("badge", ROOT / ".ci" / "badge.py")
-badge = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(badge)
 ADDRESS = "https://colab.research.google.com/github/ada/lungs.2/blob/main/notebooks/chest_xray_pneumonia.ipynb"
 
 
@@ -28,7 +26,7 @@ def read_all(folder):
 
 
 def test_all_badges_of_the_repository_lead_to_one_address():
-    addresses = {badge.read_address((ROOT / name).read_text(encoding="utf-8")) for name in badge.WORDS}
+    addresses = {badge.read_address((ROOT / name).read_text(encoding="utf-8")) for name in (*badge.WORDS, badge.NOTEBOOK)}
     assert len(addresses) == 1, "run: make badge REPO=owner/name"
     citation = yaml.safe_load((ROOT / badge.CITATION).read_text(encoding="utf-8"))
     repository = citation.get("repository-code", "").removeprefix("https://github.com/")
@@ -50,6 +48,16 @@ def test_setting_the_address_changes_one_line_of_each_file_and_can_be_undone(cop
     assert badge.write_address(copy, "ada/lungs.2") == []
     badge.write_address(copy, None)
     assert read_all(copy) == before
+
+
+@pytest.mark.parametrize(("repository", "address"), [("ada/lungs.2", ADDRESS), (None, "https://colab.research.google.com/")])
+def test_the_notebook_that_is_built_leads_to_the_address_of_its_text(copy, repository, address):
+    badge.write_address(copy, repository)
+    build.main([], copy / badge.TEXT)
+    assert badge.read_address((copy / badge.NOTEBOOK).read_text(encoding="utf-8")) == address
+    cells = build.nbformat.read(copy / badge.NOTEBOOK, as_version=4).cells
+    (place,) = [number for number, cell in enumerate(cells) if "Open In Colab" in cell.source]
+    assert place == 0 and cells[0].cell_type == "markdown" and f"]({address}) " in cells[0].source
 
 
 def test_a_lost_badge_is_reported_before_anything_is_written(copy):

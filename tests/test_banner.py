@@ -1,14 +1,9 @@
 """The picture of the README is made from phantoms and from nothing else."""
 
-import importlib.util
 import json
 
+import banner
 import pytest
-from conftest import ROOT
-
-spec = importlib.util.spec_from_file_location("banner", ROOT / "docs" / "banner.py")
-banner = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(banner)
 
 
 @pytest.fixture

@@ -1,11 +1,6 @@
 """What the benchmarks of the training count and tell."""
 
-import sys
-
 import keras
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 import peers
 import training
 

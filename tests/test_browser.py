@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 
-import functions
 import pytest
 from conftest import ROOT
 from selenium import webdriver
@@ -20,7 +19,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
-from test_notebook import SMALLEST
+from test_notebook import NOTEBOOK, SMALLEST
+
+from cxr.phantoms import write_phantoms
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 PICTURES = ROOT / "outputs" / "browser"
@@ -98,7 +99,7 @@ class Lab:
 
     @staticmethod
     def sources():
-        return ["".join(cell["source"]) for cell in json.loads(functions.NOTEBOOK.read_text(encoding="utf-8"))["cells"]]
+        return ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]]
 
     def select_sections(self, first, last):
         """Click on the heading of the first section, and with Shift on the last cell of the last."""
@@ -168,14 +169,14 @@ def serve(folder):
 
 
 @pytest.fixture
-def lab(notebook, tmp_path, monkeypatch):
+def lab(tmp_path, monkeypatch):
     """The notebook, alone in a folder with a few phantoms, open in JupyterLab in Chromium."""
     shutil.rmtree(PICTURES, ignore_errors=True)
     PICTURES.mkdir(parents=True)
     folder = tmp_path / "empty"
     folder.mkdir()
-    shutil.copy(functions.NOTEBOOK, folder)
-    notebook.write_phantoms(folder / "phantoms", 200, 16, 60)
+    shutil.copy(NOTEBOOK, folder)
+    write_phantoms(folder / "phantoms", 200, 16, 60)
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
@@ -188,7 +189,7 @@ def lab(notebook, tmp_path, monkeypatch):
             return next((json.loads(path.read_text())["url"] for path in runtime.glob("jpserver-*.json") if path.stat().st_size), None)
 
         url = opened.wait(address, "JupyterLab has started")
-        browser.get(f"{url}lab/tree/{functions.NOTEBOOK.name}?token=lab")
+        browser.get(f"{url}lab/tree/{NOTEBOOK.name}?token=lab")
         try:
             yield opened
         finally:
@@ -204,7 +205,7 @@ def test_the_notebook_is_used_in_jupyterlab_as_its_text_says(lab):
     lab.menu("Run", "Run All Cells")
     cells = lab.finish(0, range(11))
 
-    book = json.loads(functions.NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    book = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     folded = [number for number, cell in enumerate(book) if cell["metadata"].get("jupyter", {}).get("source_hidden")]
     assert folded and [cell["number"] for cell in cells if cell["code"] and cell["folded"]] == folded
     figures = {cell["section"]: 0 for cell in cells}

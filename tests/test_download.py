@@ -1,4 +1,4 @@
-"""Getting the data, both ways in: the notebook's section 1 and download_data.sh, with the real kaggle command and real HTTPS."""
+"""Getting the data, both ways in: the notebook's section 1 and download_data.sh, with the real kaggle and curl commands and real HTTPS."""
 
 import hashlib
 import io
@@ -9,15 +9,21 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
+import sys
 import time
-import urllib.request
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from internet import COUNTS, MENDELEY_COUNTS, Internet, make_archive
+
+from cxr.dataset import find_data, list_images
+from cxr.download import BadArchive, ChestXray, DownloadError, count_images, download_data, download_with_curl, extract_archive, reachable
+from cxr.storage import StorageError
 
 SCRIPT = ROOT / "download_data.sh"
 
@@ -33,7 +39,7 @@ def the_internet(archives, tmp_path_factory):
 
 
 @pytest.fixture
-def internet(notebook, the_internet, tmp_path, monkeypatch):
+def internet(the_internet, tmp_path, monkeypatch):
     """This process and its children are led to our internet. The real archive has 2.4 GB: the room for that is not needed."""
     for site in (the_internet.command, the_internet.web, the_internet.mendeley):
         site.recover()
@@ -42,8 +48,7 @@ def internet(notebook, the_internet, tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     for name, value in the_internet.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first use
-    monkeypatch.setattr(notebook.time, "sleep", lambda seconds, real=time.sleep: real(min(seconds, 0.2)))
+    monkeypatch.setattr(time, "sleep", lambda seconds, real=time.sleep: real(min(seconds, 0.2)))
     return the_internet
 
 
@@ -64,9 +69,9 @@ def script(folder, *options, **more):
     return subprocess.run([SCRIPT, *options, folder], capture_output=True, text=True, check=False, **more)
 
 
-def assert_whole(notebook, folder):
+def assert_whole(folder):
     """The right numbers of files, none of them from the nested copy or the junk, and nothing beside them."""
-    assert notebook.count_images(folder) in (COUNTS, MENDELEY_COUNTS)
+    assert count_images(folder) in (COUNTS, MENDELEY_COUNTS)
     contents = {path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert len(contents) == 1 and contents.pop()[:2] == b"\xff\xd8"
 
@@ -74,6 +79,10 @@ def assert_whole(notebook, folder):
 def corrupt(body):
     place = body.index(b"\xff\xd8", len(body) // 100) + 40  # inside a picture: its checksum fails
     return body[:place] + bytes([body[place] ^ 0xFF]) + body[place + 1:]
+
+
+def lose_bytes(body):
+    return body[:len(body) // 2] + body[len(body) // 2 + 5000:]  # the end is there, but places in it are counted from the beginning
 
 
 def too_few(body):
@@ -91,17 +100,18 @@ FAULTS = {  # how Kaggle fails; what the line of the kaggle command, and that of
     "404": ({"status": 404}, "404", "404"),
     "429": ({"status": 429}, "429", "429"),
     "500": ({"status": 500}, "500", "500"),
-    "a page instead of a zip": ({"body": b"<html>please log in</html>"}, "no whole zip archive; it was removed", "no zip archive"),
-    "hangs up each time": ({"cut": 500_000}, "kaggle: ", r"cut off after [\d,]+ of [\d,]+ bytes; run this again"),
+    "a page instead of a zip": ({"body": b"<html>please log in</html>"}, "no zip archive; it was removed", "no zip archive"),
+    "hangs up each time": ({"cut": 500_000}, "kaggle: ", r"closed with \d+ bytes remaining to read; run this again"),
     "promises too little": ({"length": -1000}, "kaggle: cut off", "no whole zip archive; it was removed"),
     "corrupt": ({"body": corrupt}, "corrupt .*CRC.*; it was removed", "corrupt .*; it was removed"),
+    "bytes lost on the way": ({"body": lose_bytes}, "corrupt .*; it was removed", "corrupt .*; it was removed"),
     "one picture missing": ({"body": too_few}, "5,855 images.*; it was removed", "233 test/NORMAL.*; it was removed"),
 }
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_failure_is_told_in_one_line_and_the_next_try_succeeds(notebook, internet, tmp_path, capsys, fault):
+def test_each_failure_is_told_in_one_line_and_the_next_try_succeeds(internet, tmp_path, capsys, fault):
     """By the script while Kaggle fails, then by the notebook when it works again: whole, and nothing left over."""
     how, command_line, web_line = FAULTS[fault]
     folder = tmp_path / "data/chest_xray"
@@ -115,19 +125,19 @@ def test_each_failure_is_told_in_one_line_and_the_next_try_succeeds(notebook, in
     assert failed.returncode == 1 and "no source gave the data set" in failed.stderr and "Traceback" not in failed.stdout + failed.stderr
     assert [path.name for path in folder.parent.iterdir()] == [".chest_xray.download"]
     recover(internet)
-    assert notebook.find_data(tmp_path, "") == folder
-    assert_whole(notebook, folder)
+    assert find_data(tmp_path, "") == folder
+    assert_whole(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["chest_xray"]
     if fault == "hangs up each time":
         assert internet.command.ranges[-1] != "bytes=0-", "the second try must go on where the first one stopped"
 
 
-def test_the_script_gets_everything_and_does_nothing_the_second_time(notebook, internet, tmp_path):
+def test_the_script_gets_everything_and_does_nothing_the_second_time(internet, tmp_path):
     folder = tmp_path / "data/chest_xray"
     internet.command.cut = None
     done = script(folder)
     assert done.returncode == 0 and "5,856 images, checked" in done.stdout, done.stdout + done.stderr
-    assert_whole(notebook, folder)
+    assert_whole(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["chest_xray"] and internet.web.ranges == []
     internet.command.status = internet.web.status = internet.mendeley.status = 500
     again = script(folder)
@@ -137,77 +147,122 @@ def test_the_script_gets_everything_and_does_nothing_the_second_time(notebook, i
 
 
 @pytest.mark.long
-def test_a_connection_that_breaks_once_is_taken_up_again_by_https(notebook, internet, tmp_path, monkeypatch):
+def test_a_connection_that_breaks_once_is_taken_up_again_by_https(internet, tmp_path, monkeypatch):
     internet.web.cut = 2_000_000
     archive = tmp_path / "chest-xray-pneumonia.zip"
-    notebook.download_archive(notebook.ChestXray.kaggle_address, archive)
+    download_with_curl(ChestXray.kaggle_address, archive, len(internet.web.whole))
     assert archive.read_bytes() == internet.web.whole
     assert internet.web.ranges[:2] == [None, "bytes=2000000-"]
 
 
 @pytest.mark.long
-def test_a_server_that_promises_too_much_has_sent_all_the_same(notebook, internet, tmp_path):
+def test_a_server_that_promises_too_much_has_sent_all_the_same(internet, tmp_path):
     """The kaggle command and curl call that a failure; but the archive is whole, and every file in it is checked."""
     fail_everywhere(internet, length=1000)
     done = script(tmp_path / "chest_xray")
     assert done.returncode == 0 and "the kaggle command: kaggle: " in done.stdout
-    assert_whole(notebook, tmp_path / "chest_xray")
+    assert_whole(tmp_path / "chest_xray")
 
 
 @pytest.mark.long
-def test_a_page_does_not_overwrite_the_part_that_is_here(notebook, internet, tmp_path):
+def test_a_page_does_not_overwrite_the_part_that_is_here(internet, tmp_path):
     archive = tmp_path / "a.zip"
     archive.write_bytes(internet.web.whole[:1000])
     internet.web.body = b"<html>too many requests</html>" * 100
-    with pytest.raises(notebook.DownloadError):
-        notebook.download_archive(notebook.ChestXray.kaggle_address, archive)
+    with pytest.raises(DownloadError):
+        download_with_curl(ChestXray.kaggle_address, archive, len(internet.web.whole))
     assert archive.read_bytes()[:1000] == internet.web.whole[:1000]
 
 
 @pytest.mark.long
-def test_the_archive_is_kept_where_that_is_asked_for_and_used_where_it_lies(notebook, internet, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/zip"])
+def test_a_server_that_does_not_go_on_from_a_part(internet, tmp_path, kind):
+    """"200 OK": a page, which must not cost the part that is here; or the archive from its beginning, which the next try gets."""
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(internet.web.whole[:1000])
+    internet.web.resumes, internet.web.kind = False, kind
+    with pytest.raises(DownloadError) as told:
+        download_with_curl(ChestXray.kaggle_address, archive, len(internet.web.whole))
+    page = kind != "application/zip"
+    assert str(told.value) == ("what arrived is no zip archive" if page else "the server can only start over")
+    assert isinstance(told.value, BadArchive) != page, "what is raised for a bad archive lets it be removed"
+    assert archive.read_bytes() == internet.web.whole[:1000]
+
+
+@pytest.mark.parametrize("pauses", [(), (1,)])
+def test_a_silent_server_is_left(internet, tmp_path, capsys, pauses):
+    internet.web.pace = 1000  # it says nothing more for a minute, once it has sent its first 64 kB
+    with pytest.raises(DownloadError, match=r"curl: silent for 0.5 seconds; run this again to go on from there"):
+        download_with_curl(ChestXray.kaggle_address, tmp_path / "a.zip", 1, pauses=pauses, silence=0.5)
+    assert capsys.readouterr().out.count("trying again in 1 s") == len(pauses)
+    assert internet.web.ranges[0] is None and len(internet.web.ranges) == len(pauses) + 1
+    assert all(re.fullmatch(r"bytes=[1-9]\d+-", asked) for asked in internet.web.ranges[1:]), "it goes on, and not from the beginning"
+
+
+def test_without_curl_its_sources_say_so_and_kaggle_is_asked_all_the_same(internet, tmp_path, capsys, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    internet.command.status = 500
+    with pytest.raises(DownloadError, match="no source"):
+        download_data(tmp_path / "data/chest_xray")
+    told = capsys.readouterr().out
+    assert told.count("the curl command is not installed") == 2 and "the kaggle command: kaggle: " in told
+    internet.command.recover()
+    download_data(tmp_path / "data/chest_xray")
+    assert_whole(tmp_path / "data/chest_xray")
+
+
+def test_an_own_archive_that_is_cut_is_told_also_without_a_network(tmp_path, capsys, archives):
+    (tmp_path / "archive.zip").write_bytes(archives[0][:-1000])
+    with pytest.raises(DownloadError, match="no source"):
+        download_data(tmp_path / "chest_xray")
+    assert f"the archive {tmp_path / 'archive.zip'}: what arrived is no whole zip archive; it was left" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_archive_is_kept_where_that_is_asked_for_and_used_where_it_lies(internet, tmp_path, capsys):
     folder = tmp_path / "data/chest_xray"
     assert script(folder, "--keep-archive").returncode == 0
     assert {path.name for path in folder.parent.iterdir()} == {"chest_xray", "chest-xray-pneumonia.zip"}
     shutil.rmtree(folder)
     internet.command.status = internet.web.status = internet.mendeley.status = 500
-    assert notebook.find_data(tmp_path, "") == folder
-    assert_whole(notebook, folder)
+    assert find_data(tmp_path, "") == folder
+    assert_whole(folder)
     shutil.rmtree(folder)
     (folder.parent / "chest-xray-pneumonia.zip").write_bytes(corrupt(internet.web.whole))
-    with pytest.raises(notebook.DownloadError, match="no source"):
-        notebook.download_data(folder)
+    with pytest.raises(DownloadError, match="no source"):
+        download_data(folder)
     assert "left where it is" in capsys.readouterr().out and (folder.parent / "chest-xray-pneumonia.zip").exists()
 
 
 @pytest.mark.long
-def test_mendeley_is_the_last_source_and_has_no_val_folder(notebook, internet, tmp_path, capsys, monkeypatch):
+def test_mendeley_is_the_last_source_and_has_no_val_folder(internet, tmp_path, capsys, monkeypatch):
     internet.command.status = internet.web.status = 404
-    monkeypatch.setattr(notebook.ChestXray, "mendeley_sha256", hashlib.sha256(internet.mendeley.whole).hexdigest())
-    folder = notebook.find_data(tmp_path, "")
-    assert_whole(notebook, folder)
-    assert set(notebook.list_images(folder).split) == {"train", "test"} and "no val folder" in capsys.readouterr().out
+    monkeypatch.setattr(ChestXray, "mendeley_sha256", hashlib.sha256(internet.mendeley.whole).hexdigest())
+    folder = find_data(tmp_path, "")
+    assert_whole(folder)
+    assert set(list_images(folder).split) == {"train", "test"} and "no val folder" in capsys.readouterr().out
     shutil.rmtree(folder)
-    monkeypatch.setattr(notebook.ChestXray, "mendeley_sha256", "0" * 64)
-    with pytest.raises(notebook.DownloadError, match="no source"):
-        notebook.download_data(folder)
+    monkeypatch.setattr(ChestXray, "mendeley_sha256", "0" * 64)
+    with pytest.raises(DownloadError, match="no source"):
+        download_data(folder)
     assert "SHA-256 is not that of the original; it was removed" in capsys.readouterr().out
 
 
 @pytest.mark.long
-def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(notebook, internet, tmp_path, monkeypatch):
+def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(internet, tmp_path, monkeypatch):
     key = "KGAT_0123456789abcdef0123456789abcdef"
     monkeypatch.setenv("KAGGLE_API_TOKEN", key)
     internet.command.status = 401
     done = script(tmp_path / "chest_xray")
     assert done.returncode == 0 and "the kaggle command: kaggle: " in done.stdout
     assert key not in done.stdout + done.stderr
-    assert_whole(notebook, tmp_path / "chest_xray")
+    assert_whole(tmp_path / "chest_xray")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("limit", [1_000_000, 5_000])
-def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(notebook, internet, tmp_path, limit):
+def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(internet, tmp_path, limit):
     """A limit to the size of a file stands for the disk: of the archive, and (smaller than the archive's own parts) of all."""
     internet.mendeley.status = 404
     folder = tmp_path / "data/chest_xray"
@@ -216,16 +271,16 @@ def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(notebook,
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(notebook.StorageError, match=f"{folder.parent}.* is full"):
-            notebook.find_data(tmp_path, "")
+        with pytest.raises(StorageError, match=f"{folder.parent}.* is full"):
+            find_data(tmp_path, "")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    notebook.find_data(tmp_path, "")
-    assert_whole(notebook, folder)
+    find_data(tmp_path, "")
+    assert_whole(folder)
 
 
 @pytest.mark.long
-def test_a_disk_that_fills_while_extracting_keeps_the_archive_for_the_next_try(notebook, internet, tmp_path, monkeypatch):
+def test_a_disk_that_fills_while_extracting_keeps_the_archive_for_the_next_try(internet, tmp_path, monkeypatch):
     folder = tmp_path / "chest_xray"
     written, write = [], Path.write_bytes
 
@@ -237,26 +292,26 @@ def test_a_disk_that_fills_while_extracting_keeps_the_archive_for_the_next_try(n
 
     with monkeypatch.context() as small:
         small.setattr(Path, "write_bytes", full)
-        with pytest.raises(notebook.StorageError, match="is full"):
-            notebook.download_data(folder)
+        with pytest.raises(StorageError, match="is full"):
+            download_data(folder)
     assert not folder.exists() and not list(tmp_path.glob("*unfinished*"))
     asked = len(internet.command.ranges)
     internet.command.status = internet.web.status = 500
-    notebook.download_data(folder)
-    assert_whole(notebook, folder) and asked == len(internet.command.ranges)
+    download_data(folder)
+    assert_whole(folder) and asked == len(internet.command.ranges)
 
 
-def test_too_little_room_is_said_before_anything_is_downloaded(notebook, internet, tmp_path, monkeypatch):
+def test_too_little_room_is_said_before_anything_is_downloaded(internet, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(notebook.shutil, "disk_usage", lambda folder: usage._replace(free=3_000_000_000))
-    assert notebook.ChestXray.kaggle_bytes + notebook.ChestXray.tree_bytes > 3_000_000_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=3_000_000_000))
+    assert ChestXray.kaggle_bytes + ChestXray.tree_bytes > 3_000_000_000
     internet.mendeley.status = 404
-    with pytest.raises(notebook.StorageError, match=r"3.0 GB of disk left, and 3.7 GB are needed"):
-        notebook.download_data(tmp_path / "chest_xray")
+    with pytest.raises(StorageError, match=r"3.0 GB of disk left, and 3.7 GB are needed"):
+        download_data(tmp_path / "chest_xray")
     assert internet.command.ranges == internet.web.ranges == [] and internet.mendeley.ranges, "the smaller original has room enough"
 
 
-def test_a_folder_that_cannot_be_written_is_named(notebook, internet, tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(internet, tmp_path):
     (tmp_path / "file").write_text("in the way")
     failed = script(tmp_path / "file/chest_xray")
     assert failed.returncode == 1 and f"{tmp_path / 'file'} cannot be written" in failed.stderr
@@ -273,7 +328,7 @@ def start_slow_download(internet, folder):
     return process, partial
 
 
-def test_an_interrupted_download_goes_on(notebook, internet, tmp_path):
+def test_an_interrupted_download_goes_on(internet, tmp_path):
     """Ctrl-C, which reaches the kaggle command as well."""
     folder = tmp_path / "chest_xray"
     process, partial = start_slow_download(internet, folder)
@@ -284,12 +339,12 @@ def test_an_interrupted_download_goes_on(notebook, internet, tmp_path):
     assert 1_000_000 <= size < len(internet.command.whole) and not folder.exists()
     recover(internet)
     assert script(folder).returncode == 0
-    assert_whole(notebook, folder)
+    assert_whole(folder)
     assert internet.command.ranges[-1] == f"bytes={size}-"
 
 
 @pytest.mark.long
-def test_after_a_kill_and_with_two_at_once_one_waits_for_the_other(notebook, internet, tmp_path):
+def test_after_a_kill_and_with_two_at_once_one_waits_for_the_other(internet, tmp_path):
     folder = tmp_path / "chest_xray"
     first, _ = start_slow_download(internet, folder)
     second = subprocess.Popen([SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -298,12 +353,12 @@ def test_after_a_kill_and_with_two_at_once_one_waits_for_the_other(notebook, int
     for process in (second, third):
         told, _ = process.communicate(timeout=60)
         assert process.returncode == 0, told
-    assert_whole(notebook, folder)
+    assert_whole(folder)
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["chest_xray"]
 
 
 @pytest.mark.long
-def test_two_downloads_at_once_ask_only_once(notebook, internet, tmp_path):
+def test_two_downloads_at_once_ask_only_once(internet, tmp_path):
     internet.command.pace = len(internet.command.whole) / 2
     pair = [subprocess.Popen([SCRIPT, tmp_path / "chest_xray"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.wait(60) for process in pair] == [0, 0]
@@ -328,82 +383,89 @@ def symbolic_link():
     return info
 
 
+def packed_by_bzip2():
+    info = zipfile.ZipInfo("chest_xray/train/NORMAL/b.jpeg")
+    info.compress_type = zipfile.ZIP_BZIP2
+    return info
+
+
 HARMFUL = {
     "a way out": ([("chest_xray/train/NORMAL/../../../../escaped.jpeg", b"x")], "points outside"),
     "a way out in the nested copy": ([("chest_xray/chest_xray/../../../escaped.jpeg", b"x")], "points outside"),
     "an absolute name": ([("/tmp/escaped.jpeg", b"x")], "points outside"),
     "a name of another system": ([("..\\escaped.jpeg", b"x")], "points outside"),
     "a symbolic link": ([(symbolic_link(), b"/etc/passwd")], "symbolic link"),
+    "a packing without limits": ([(packed_by_bzip2(), b"x")], "unusual way"),
     "a bomb": ([("chest_xray/train/NORMAL/b.jpeg", bytes(100_000_000))], "out of proportion"),
     "many small bombs": ([(f"chest_xray/train/NORMAL/{n}.jpeg", bytes(999_999)) for n in range(40)], "out of proportion"),
 }
 
 
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_an_archive_that_lost_bytes_is_corrupt_wherever_that_was(tmp_path, place):
+    archive = zip_of(tmp_path, infos=[(f"chest_xray/train/NORMAL/{n}.jpeg", os.urandom(1000)) for n in range(100)])
+    body = archive.read_bytes()
+    archive.write_bytes(body[:int(place * len(body))] + body[int(place * len(body)) + 3000:])
+    with pytest.raises(BadArchive, match="corrupt"):
+        extract_archive(archive, tmp_path / "data", [COUNTS])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_name_that_no_file_may_have_is_a_fault_of_the_archive(tmp_path):
+    archive = zip_of(tmp_path, infos=[(f"chest_xray/train/NORMAL/{'long' * 80}.jpeg", b"x")])
+    with pytest.raises(BadArchive, match=r"corrupt .*name too long"):
+        extract_archive(archive, tmp_path / "data", [COUNTS])
+
+
+def test_no_more_is_unpacked_than_an_archive_announces(tmp_path):
+    """100 kB that become 100 MB, where the archive says 1,000 bytes."""
+    archive = zip_of(tmp_path, infos=[("chest_xray/train/NORMAL/b.jpeg", bytes(100_000_000))])
+    body = archive.read_bytes()
+    assert body.count(struct.pack("<L", 100_000_000)) == 2  # before the picture, and in the list at the end
+    archive.write_bytes(body.replace(struct.pack("<L", 100_000_000), struct.pack("<L", 1000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadArchive, match=r"corrupt .*CRC"):
+            extract_archive(archive, tmp_path / "data", [COUNTS])
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("kind", HARMFUL)
-def test_an_archive_that_means_harm_is_refused_whole(notebook, tmp_path, kind):
+def test_an_archive_that_means_harm_is_refused_whole(tmp_path, kind):
     infos, message = HARMFUL[kind]
     archive = zip_of(tmp_path, infos=infos)
-    with pytest.raises(notebook.BadArchive, match=message):
-        notebook.extract_archive(archive, tmp_path / "deep/er/data", [COUNTS])
+    with pytest.raises(BadArchive, match=message):
+        extract_archive(archive, tmp_path / "deep/er/data", [COUNTS])
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"] and not list(tmp_path.parent.rglob("escaped*"))
 
 
-def test_an_incomplete_folder_is_kept_aside_when_the_whole_one_comes(notebook, internet, tmp_path):
+def test_an_incomplete_folder_is_kept_aside_when_the_whole_one_comes(internet, tmp_path):
     (tmp_path / "chest_xray/train").mkdir(parents=True)
     (tmp_path / "chest_xray/train/mine.txt").write_text("keep me")
-    notebook.download_data(tmp_path / "chest_xray")
-    assert_whole(notebook, tmp_path / "chest_xray")
+    download_data(tmp_path / "chest_xray")
+    assert_whole(tmp_path / "chest_xray")
     assert [path.read_text() for path in tmp_path.glob("chest_xray.incomplete-*/train/mine.txt")] == ["keep me"]
 
 
 @pytest.mark.timeout(20)
-def test_a_machine_with_no_way_out_is_recognised(notebook, internet, tmp_path, monkeypatch):
+def test_a_machine_with_no_way_out_is_recognised(internet, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers: as if packets were dropped
         for name in ("HTTPS_PROXY", "https_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert notebook.reachable([notebook.ChestXray.kaggle_address, notebook.ChestXray.mendeley_address], seconds=1) == []
+        assert reachable([ChestXray.kaggle_address, ChestXray.mendeley_address], seconds=1) == []
     refused = script(tmp_path / "chest_xray")
     assert refused.returncode == 1 and "neither Kaggle nor Mendeley can be reached" in refused.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["home"], "nothing is made before there is something to put into it"
 
 
-def test_a_refusal_is_an_answer(notebook, internet):
+def test_a_refusal_is_an_answer(internet):
     internet.web.status = 403
-    assert notebook.reachable([notebook.ChestXray.kaggle_address], seconds=5)
+    assert reachable([ChestXray.kaggle_address], seconds=5)
 
 
-def test_without_a_network_phantoms_are_drawn_once_and_found_again(notebook, tmp_path, capsys, monkeypatch):
-    globals_of = notebook.find_data.__globals__
-    draw = notebook.write_phantoms
-    monkeypatch.setitem(globals_of, "write_phantoms", lambda folder: draw(folder, 4, 2, 2))
-    folder = notebook.find_data(tmp_path, "")
-    assert "No download" in capsys.readouterr().out and notebook.count_images(folder)["train/PNEUMONIA"] == 3
-    monkeypatch.setitem(globals_of, "write_phantoms", None)
-    assert notebook.find_data(tmp_path, "") == folder
-
-
-def test_data_that_are_there_are_used_and_a_named_folder_wins(notebook, tiny, capsys):
-    home = tiny.parent
-    (home / "data").mkdir()
-    tiny.rename(home / "data/chest_xray")
-    assert notebook.find_data(home, "") == home / "data/chest_xray"
-    assert "nothing to download" in capsys.readouterr().out
-    assert notebook.find_data(home, "elsewhere") == home / "elsewhere"
-
-
-@pytest.mark.parametrize("place", ["mounted", "hub/datasets/paultimothymooney/chest-xray-pneumonia/versions/2"])
-def test_a_mounted_data_set_is_used_where_it_lies(notebook, tiny, tmp_path, monkeypatch, place):
-    """What Colab and Kaggle mount, and what kagglehub has downloaded (its newest version)."""
-    monkeypatch.setattr(notebook.ChestXray, "mounts", (str(tmp_path / "mounted/chest_xray"),))
-    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "hub"))
-    (tmp_path / place).mkdir(parents=True)
-    (tmp_path / place / "../1/chest_xray").mkdir(parents=True)
-    tiny.rename(tmp_path / place / "chest_xray")
-    assert notebook.find_data(tmp_path / "home", "") == tmp_path / place / "chest_xray"
-    assert not (tmp_path / "home").exists()
-
-
-def test_a_whole_folder_is_recognised_without_reading_it(notebook, tmp_path, monkeypatch):
+def test_a_whole_folder_is_recognised_without_reading_it(tmp_path, monkeypatch):
     """No file of it is opened, and no network is asked."""
     for entry, count in COUNTS.items():
         (tmp_path / "chest_xray" / entry).mkdir(parents=True)
@@ -411,14 +473,43 @@ def test_a_whole_folder_is_recognised_without_reading_it(notebook, tmp_path, mon
             (tmp_path / "chest_xray" / entry / f"{number}.jpeg").symlink_to(ROOT / "README.md")
     opened = []
     monkeypatch.setattr("builtins.open", lambda *arguments, **_: opened.append(arguments))
-    monkeypatch.setitem(notebook.download_data.__globals__, "reachable", None)
-    notebook.download_data(tmp_path / "chest_xray")
+    monkeypatch.setattr("cxr.download.reachable", None)
+    download_data(tmp_path / "chest_xray")
     assert not opened
 
 
-def test_the_script_says_how_to_use_it(tmp_path):
-    told = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("command", [[SCRIPT], [sys.executable, "-m", "cxr.download"]], ids=["script", "module"])
+def test_it_says_how_to_use_it(tmp_path, command):
+    told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert told.returncode == 0 and "usage" in told.stdout and "--keep-archive" in told.stdout
     for wrong in (["a", "b"], ["--unknown"]):
-        failed = subprocess.run([SCRIPT, *wrong], capture_output=True, text=True, check=False, cwd=tmp_path)
+        failed = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False, cwd=tmp_path)
         assert failed.returncode == 2 and "usage" in failed.stderr.lower()
+
+
+def test_it_answers_at_once():
+    """What takes seconds to import is not imported."""
+    print_names = "import cxr.download, sys; print(*sys.modules)"
+    names = subprocess.run([sys.executable, "-c", print_names], capture_output=True, text=True, check=True).stdout.split()
+    assert "cxr.download" in names and not {"pandas", "keras", "tensorflow", "cv2", "matplotlib", "requests"} & set(names)
+
+
+def test_a_folder_is_where_the_user_is_and_without_one_data_come_to_the_repository(internet, tmp_path):
+    shutil.copytree(ROOT / "cxr", tmp_path / "copy/cxr", ignore=shutil.ignore_patterns("__pycache__"))
+    copy = Path(shutil.copy2(SCRIPT, tmp_path / "copy"))
+    (tmp_path / "here").mkdir()
+    fail_everywhere(internet, status=404)
+    for options, place in (([], "copy/data"), (["--keep-archive"], "copy/data"), (["mine/chest_xray"], "here/mine")):
+        assert subprocess.run([copy, *options], capture_output=True, check=False, cwd=tmp_path / "here").returncode == 1
+        assert [path.name for path in (tmp_path / place).iterdir()] == [".chest_xray.download"]
+        shutil.rmtree(tmp_path / place)
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_a_python_that_lacks_something_is_told_what_to_do(tmp_path):
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # without what is installed
+    (tmp_path / "python").chmod(0o755)
+    failed = subprocess.run([SCRIPT, tmp_path / "data"], capture_output=True, text=True, check=False,
+                            env={**os.environ, "PYTHON": str(tmp_path / "python")})
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert re.fullmatch(r"download_data.sh: ModuleNotFoundError: .*\. Run `make install` first.*\n", failed.stderr)

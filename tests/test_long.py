@@ -11,12 +11,14 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from cxr.phantoms import Phantom
+
 pytestmark = pytest.mark.long
 
 
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a limit to the memory that does not count mapped files")
-def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(notebook, phantoms, tmp_path):
+def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(phantoms, tmp_path):
     """2.5 GB of images for a process that may have 2.35 GB, TensorFlow included: not without the cache, but with it."""
     limit, generator = 2_350_000_000, np.random.default_rng(0)
     parents = {label: [np.asarray(Image.open(path).convert("L").resize((96, 96)), np.int16)
@@ -28,11 +30,11 @@ def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(no
             for number in range(count):
                 noisy = parents[label][number % 20] + generator.integers(-8, 9, (96, 96), np.int16)
                 Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
-                    folder / name.format(number // 20 + 5000 * (split == "test"), number), comment=notebook.Phantom.mark)
+                    folder / name.format(number // 20 + 5000 * (split == "test"), number), comment=Phantom.mark)
     settings = {"PRESET": "quick", "DATA_DIR": tmp_path / "chest_xray", "IMAGE_SIZE": 256, "EPOCHS": 1, "BASELINE_EPOCHS": 0,
                 "BATCH_SIZE": 4, "VALIDATION_SHARE": 0.02, "RESAMPLES": 20}
     def run(cache):
-        return subprocess.run([sys.executable, ROOT / "notebooks/run.py", *(f"{name}={value}" for name, value in settings.items()),
+        return subprocess.run([sys.executable, ROOT / "tools/run.py", *(f"{name}={value}" for name, value in settings.items()),
                                f"OUTPUT_DIR={tmp_path / 'outputs'}", f"CACHE_DIR={cache}"],
                               capture_output=True, text=True, cwd=tmp_path, check=False,
                               env={**os.environ, "KERAS_MAX_STEPS_PER_EPOCH": "130"},

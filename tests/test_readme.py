@@ -62,7 +62,8 @@ def test_the_readme_leads_to_every_benchmark(path):
 def test_every_link_within_the_repository_leads_somewhere(name):
     shown = re.sub(r"<!--.*?-->", "", read(name), flags=re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)]+)\)", shown) if not link.startswith("https://")]
-    paths = [word for word in re.findall(r"`([\w./-]+)`", shown) if re.match(r"(notebooks|data|tests|benchmarks|docs|\.ci)/", word)]
+    folders = r"(notebooks|cxr|tools|data|tests|benchmarks|docs|\.ci)/"
+    paths = [word for word in re.findall(r"`([\w./-]+)`", shown) if re.match(folders, word)]
     assert [path for path in links + paths if not (ROOT / path).exists()] == []
     assert len(links) > 5 and len(paths) > 5
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the notebook without a browser: `python notebooks/run.py [SETTING=VALUE ...]`; this is what `make run` calls.
+"""Run the notebook without a browser: `python tools/run.py [SETTING=VALUE ...]`; this is what `make run` calls.
 
 Leaves in OUTPUT_DIR the executed notebook, an HTML page of it, and the files that the notebook writes.
 """
@@ -11,14 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-import functions
+import build
 import nbconvert
 import nbformat
 import papermill
 import traitlets.config
 from pygments.formatters import HtmlFormatter
 
-ROOT = functions.NOTEBOOK.parent.parent
+NOTEBOOK = build.TEXT.with_suffix(".ipynb")
 
 
 def parse_value(text):
@@ -31,7 +31,7 @@ def parse_value(text):
 
 def parse_settings(arguments):
     """Return {setting: value} of NAME=VALUE words; exit, naming the word, if the notebook has no such setting."""
-    known, chosen = functions.read_settings(), {}
+    known, chosen = build.read_settings(), {}
     for word in arguments:
         name, equals, value = word.partition("=")
         if not equals or name not in known or name == "PRESETS":
@@ -140,15 +140,15 @@ def describe_outcome(output_dir, seconds):
             f"{sum(counts['test'].values()):,} for test).\n"
             f"Test, with 95 % intervals: accuracy {show('accuracy')}, AUC {show('auc')}, sensitivity {show('sensitivity')}, "
             f"specificity {show('specificity')}.\n"
-            f"Read {output_dir / (functions.NOTEBOOK.stem + '.html')} in a browser; the numbers are in "
+            f"Read {output_dir / (NOTEBOOK.stem + '.html')} in a browser; the numbers are in "
             f"{output_dir / 'metrics.json'}, the figures in {output_dir / 'figures'}.")
 
 
 def main():
     settings = parse_settings(sys.argv[1:])
-    settings.setdefault("OUTPUT_DIR", str(ROOT / "outputs"))
+    settings.setdefault("OUTPUT_DIR", str(build.ROOT / "outputs"))
     output_dir = Path(settings["OUTPUT_DIR"])
-    executed = output_dir / functions.NOTEBOOK.name
+    executed = output_dir / NOTEBOOK.name
     unfinished = executed.with_name(f"{executed.stem}.unfinished.ipynb")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def main():
         sys.exit(f"make run: OUTPUT_DIR {output_dir} cannot be written ({error.strerror}): choose another folder.")
     since = time.monotonic()
     try:
-        papermill.execute_notebook(functions.NOTEBOOK, unfinished, settings, cwd=str(ROOT), kernel_name="python3",
+        papermill.execute_notebook(NOTEBOOK, unfinished, settings, cwd=str(build.ROOT), kernel_name="python3",
                                    progress_bar={"desc": "Cells", "unit": "cell"}, stdout_file=sys.stdout,
                                    extra_arguments=["--log-level=40"])
     except papermill.PapermillExecutionError as error:

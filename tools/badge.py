@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Write this repository's address into every place that names it: `make badge REPO=owner/name`, or python .ci/badge.py owner/name.
+"""Write this repository's address into every place that names it: `make badge REPO=owner/name`, or python tools/badge.py owner/name.
 
-The places: the "Open in Colab" badge of README.md, README.fr.md and of the first cell of the notebook, and `repository-code` in
-CITATION.cff. Nothing else in these files changes. Until an address is set, the badge leads to Colab's own dialog for opening a
-notebook, and the words beside it say what to choose there.
+The places: the "Open in Colab" badge of README.md, README.fr.md and of the notebook's text, and `repository-code` in CITATION.cff;
+`make badge` then builds the notebook. Nothing else in these files changes. Until an address is set, the badge leads to Colab's own
+dialog for opening a notebook, and the words beside it say what to choose there.
 """
 
 import re
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOK = "notebooks/chest_xray_pneumonia.ipynb"
+NOTEBOOK, TEXT = "notebooks/chest_xray_pneumonia.ipynb", "notebooks/chest_xray_pneumonia.py"
 COLAB = "https://colab.research.google.com"
 IMAGE = f"{COLAB}/assets/colab-badge.svg"
 LINE = re.compile(r"\[!\[Open In Colab\]\(" + re.escape(IMAGE) + r"\)\]\(([^)]*)\)[^\"\\\n]*")
@@ -19,7 +19,7 @@ WORDS = {  # file: the words beside the badge without an address, and with one; 
     "README.md": (f"Choose *Upload*, give it `{NOTEBOOK}`, and press *Runtime → Run all*.", "Press *Runtime → Run all*."),
     "README.fr.md": (f"Choisissez *Importer*, donnez-lui `{NOTEBOOK}`, puis *Exécution → Tout exécuter*.",
                      "Puis *Exécution → Tout exécuter*."),
-    NOTEBOOK: ("Choose *Upload* there, and give it this notebook.", "Run it on a free GPU, with nothing to install."),
+    TEXT: ("Choose *Upload* there, and give it this notebook.", "Run it on a free GPU, with nothing to install."),
 }
 CITATION = "CITATION.cff"
 

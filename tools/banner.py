@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw the picture at the top of the README from a run on phantoms: `make banner` makes the phantoms, the run and the picture.
 
-    python docs/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
+    python tools/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
 
 Real radiographs are refused: no picture of a patient is part of this repository.
 """
@@ -22,9 +22,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "notebooks"))
-import functions  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from sklearn import metrics
+
+from cxr.figures import Look
+from cxr.measure import measure
+from cxr.phantoms import Phantom
 
 
 def choose_pictures(answers, threshold):
@@ -43,9 +46,9 @@ def choose_pictures(answers, threshold):
     return chosen
 
 
-def draw(notebook, report, answers, history, pictures, heat, chosen):
+def draw(report, answers, history, pictures, heat, chosen):
     """Return the figure: radiographs above their heat maps, then the losses and the ROC curve of test."""
-    look, threshold = notebook.Look, report["threshold"]["value"]
+    threshold = report["threshold"]["value"]
     figure = plt.figure(figsize=(11, 3.5), dpi=150, facecolor="white", layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.62 * len(chosen), 6.3))
     axes = left.subplots(2, len(chosen), squeeze=False)
@@ -54,7 +57,7 @@ def draw(notebook, report, answers, history, pictures, heat, chosen):
             axis.imshow(pictures[column, ..., 0], cmap="gray", vmin=0, vmax=255)
             axis.axis("off")
         axes[1, column].imshow(heat[column], cmap="inferno", vmin=0, vmax=1.3, alpha=0.55 * heat[column])
-        axes[0, column].set_title(f"{name}: {answers.probability[row]:.2f}", fontsize=9, color=look.colours[look.names[answers.label[row]]])
+        axes[0, column].set_title(f"{name}: {answers.probability[row]:.2f}", fontsize=9, color=Look.paint([answers.label[row]])[0])
     left.suptitle("P(pneumonia), and what speaks for the answer (Grad-CAM)", fontsize=10)
     curves, roc = right.subplots(1, 2)
     best = history.loc[history.val_loss.idxmin()]
@@ -64,11 +67,11 @@ def draw(notebook, report, answers, history, pictures, heat, chosen):
     curves.set(xlabel="epoch", ylim=(0, None))
     curves.set_title(f"loss: epoch {best.epoch:.0f} of {len(history)} is kept", fontsize=10)
     curves.legend(frameon=False, fontsize=8)
-    false_rate, true_rate, _ = notebook.metrics.roc_curve(answers.label, answers.probability)
-    at = notebook.measure(answers.label.to_numpy(), answers.probability.to_numpy(), threshold, np.ones(len(answers)))
+    false_rate, true_rate, _ = metrics.roc_curve(answers.label, answers.probability)
+    at = measure(answers.label.to_numpy(), answers.probability.to_numpy(), threshold)
     roc.plot([0, 1], [0, 1], color="#888888", linewidth=1)
     roc.plot(false_rate, true_rate, color="black")
-    roc.plot(1 - at["specificity"], at["sensitivity"], "o", color=look.colours["PNEUMONIA"])
+    roc.plot(1 - at["specificity"], at["sensitivity"], "o", color=Look.colours["PNEUMONIA"])
     roc.set(xlabel="1 − specificity", ylabel="sensitivity", aspect="equal")
     auc = report["test"]["auc"]
     roc.set_title(f"test AUC {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]", fontsize=10)
@@ -90,18 +93,20 @@ def main(arguments=None):
     answers = pd.read_csv(options.outputs / "predictions.csv")
     answers = answers[answers.split == "test"].reset_index(drop=True)
     chosen = choose_pictures(answers, report["threshold"]["value"])
-    mark = functions.load("Phantom").Phantom.mark
     paths = [options.data / answers.path[row] for row in chosen.values()]
     for path in paths:
-        if report["data"] != "phantom" or mark not in path.read_bytes()[:200]:
+        if report["data"] != "phantom" or Phantom.mark not in path.read_bytes()[:200]:
             sys.exit(f"banner.py: {path} is not a phantom. Pictures of patients do not belong in the README: run on phantoms.")
-    notebook = functions.load("Look", "measure", "grad_cam", "read_image", "metrics", "keras")
-    model = notebook.keras.models.load_model(options.outputs / "best.keras")
+    import keras
+
+    from cxr.explain import grad_cam
+    from cxr.images import read_image
+    model = keras.models.load_model(options.outputs / "best.keras")
     size = model.input_shape[1]
-    pictures = np.stack([notebook.read_image(str(path), size)[0].reshape(size, size, 1) for path in paths])
+    pictures = np.stack([read_image(str(path), size)[0].reshape(size, size, 1) for path in paths])
     sick = answers.probability[list(chosen.values())].to_numpy() >= report["threshold"]["value"]
-    heat = notebook.grad_cam(model, pictures, sick)
-    figure = draw(notebook, report, answers, pd.read_csv(options.outputs / "history.csv"), pictures, heat, chosen)
+    heat = grad_cam(model, pictures, sick)
+    figure = draw(report, answers, pd.read_csv(options.outputs / "history.csv"), pictures, heat, chosen)
     whole = io.BytesIO()
     figure.savefig(whole)
     Image.open(whole).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(options.picture, optimize=True)  # a third of the bytes

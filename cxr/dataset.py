@@ -1,0 +1,143 @@
+"""The data set at hand: found or drawn, listed, and named for what it is."""
+
+import os
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from cxr.download import DownloadError, download_data
+from cxr.phantoms import Phantom, write_phantoms
+from cxr.release import ChestXray, count_images, is_whole, list_names
+
+
+def find_mounted() -> list[Path]:
+    """Return the places where Colab, Kaggle or kagglehub may have put the data set already."""
+    hub = Path(os.environ.get("KAGGLEHUB_CACHE") or "~/.cache/kagglehub").expanduser()
+    versions = hub.glob(f"datasets/{ChestXray.slug}/versions/*/chest_xray")
+    return [*map(Path, ChestXray.mounts), *sorted(versions, key=lambda path: path.parent.name.zfill(9), reverse=True)]
+
+
+def find_data(home: Path, data_dir: str) -> Path:
+    """Return the folder to read: the one named, else one that is there, else a download (or StorageError), else phantoms."""
+    if data_dir:
+        return home / data_dir
+    target = home / "data" / "chest_xray"
+    for folder in (target, *find_mounted()):
+        found = count_images(folder)
+        if set(ChestXray.mendeley_counts) <= set(found) and all(found.values()):
+            print(f"Found {sum(found.values()):,} images in {folder}: nothing to download.")
+            return folder
+    try:
+        download_data(target)
+        return target
+    except DownloadError as error:
+        print(f"No download: {error}.")
+    phantoms = home / "data" / "phantoms" / "chest_xray"
+    if not phantoms.exists():
+        phantoms.parent.mkdir(parents=True, exist_ok=True)
+        write_phantoms(phantoms)
+    return phantoms
+
+
+def parse_name(name: str, label: int) -> tuple[str, str, bool]:
+    """Return (patient, finding, known) from a file name; an unknown name is its own patient, its kind "unknown".
+
+    The patient is (folder, bare number), the coarser reading: numbers restart in each series of the set, and whether
+    `person5_bacteria` and `person5_virus` are one child cannot be known, so they are kept together.
+    """
+    if label == 0:
+        match = re.match(r"(?:NORMAL2-)?IM-(\d+)", name)
+        return (f"IM-{int(match[1])}" if match else f"normal {name}"), "normal", bool(match)
+    match = re.match(r"person(\d+)_(bacteria|virus)", name)
+    if match:
+        return f"person{int(match[1])}", {"bacteria": "bacterial", "virus": "viral"}[match[2]], True
+    return f"pneumonia {name}", "unknown", False
+
+
+def list_images(folder: str | Path) -> pd.DataFrame:
+    """Return a DataFrame of the files, in a fixed order: split, path below `folder`, label, patient, finding, known.
+
+    A file that is not hidden is listed, picture or not, so that none can vanish unnoticed.
+    Raises FileNotFoundError or ValueError, naming the folder that is missing or empty.
+    """
+    folder, rows = Path(folder), []
+    if not folder.is_dir():
+        raise FileNotFoundError(f"DATA_DIR {folder.resolve()} does not exist: correct it, or leave it empty to get the data.")
+    for split in ("train", "val", "test"):
+        if split == "val" and not (folder / "val").exists():
+            print("There is no val folder (the original at Mendeley has none): section 4 makes a better one anyway.")
+            continue
+        for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+            if not (folder / split / name).is_dir():
+                if (folder / "chest_xray" / split / name).is_dir():
+                    raise FileNotFoundError(f"DATA_DIR {folder.resolve()} is one folder too high: name the folder chest_xray in it.")
+                raise FileNotFoundError(f"DATA_DIR lacks the folder {(folder / split / name).resolve()}: "
+                                        "it must hold {train,val,test}/{NORMAL,PNEUMONIA}.")
+            names = list_names(folder / split / name)
+            if not names:
+                raise ValueError(f"The folder {(folder / split / name).resolve()} is empty: put images of that class into it.")
+            rows += [(split, f"{split}/{name}/{file}", label, *parse_name(file, label)) for file in names]
+    files = pd.DataFrame(rows, columns=["split", "path", "label", "patient", "finding", "known"])
+    check_patients(files)
+    return files
+
+
+def check_patients(files: pd.DataFrame):
+    """Raise ValueError if one class of the train and val folders has too few patients to learn from and validate on."""
+    for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+        own = files[(files.split != "test") & (files.label == label)]
+        if own.patient.nunique() < 2:
+            raise ValueError(f"train and val hold {len(own)} {name} image(s) of {own.patient.nunique()} patient(s): at least 2 "
+                             f"patients a class are needed, one to learn from and one to validate on. Add images to train/{name}.")
+
+
+def identify_data(folder: str | Path, files: pd.DataFrame) -> str:
+    """Return "phantom", "chest-xray-pneumonia" or "other", by what the files themselves say."""
+    def is_phantom(path):
+        try:
+            with open(Path(folder) / path, "rb") as file:
+                return Phantom.mark in file.read(256)
+        except OSError:
+            return False  # reading it is section 2's job, and so is saying that it failed
+
+    if any(is_phantom(path) for path in files.path):
+        return "phantom"
+    return "chest-xray-pneumonia" if files.known.mean() > 0.95 else "other"
+
+
+def describe_data(data_dir: Path, files: pd.DataFrame, kind: str, official: bool) -> str:
+    """Return in words which data these are, and whether scores on them can be compared with published ones."""
+    text = f"{data_dir} holds {len(files):,} files"
+    if kind == "phantom":
+        return f"{text}: PHANTOM radiographs, drawn by this project. No score below says anything about patients."
+    if kind == "other":
+        return f"{text} whose names are not those of the chest X-ray set: each file counts as a patient of its own."
+    if official:
+        return f"{text} of the chest X-ray set, in the official split."
+    return (f"{text} of the chest X-ray set, but not in the official numbers (5,856, of which 624 for test): "
+            "scores below cannot be compared with published ones. If a download was cut short, delete the folder and run again.")
+
+
+def check_unreadable(files: pd.DataFrame, broken: list[pd.DataFrame]) -> pd.DataFrame:
+    """Name the files that could not be read and return them as one table.
+
+    Raises ValueError if they are more than a few (1 %, or 3 in a small set), or if a class is left without images.
+    """
+    unreadable = pd.concat(broken, ignore_index=True)
+    if len(unreadable) > max(3, 0.01 * len(files)):
+        raise ValueError(f"{len(unreadable)} of {len(files)} files cannot be read, too many to go on; the first is "
+                         f"{unreadable.path[0]} ({unreadable.problem[0]}). Get the data again, or remove these files.")
+    good = files[~files.path.isin(unreadable.path)]
+    check_patients(good)
+    for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+        if not len(good[(good.split == "test") & (good.label == label)]):
+            raise ValueError(f"No file in test/{name} can be read: replace {', '.join(unreadable.path[:3])}.")
+    print(f"{len(unreadable)} of {len(files):,} files could not be read{':' if len(unreadable) else '.'}")
+    print("".join(f"- {path}: {problem}\n" for path, problem in unreadable.itertuples(index=False)), end="")
+    return unreadable
+
+
+def is_official(folder: str | Path, kind: str) -> bool:
+    """Say whether a folder holds the chest X-ray set in the official split, whole."""
+    return kind == "chest-xray-pneumonia" and is_whole(Path(folder))

@@ -1,0 +1,90 @@
+"""Explanations: what speaks for an answer, and whether such a map means something."""
+
+import cv2
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from cxr.measure import mean_by_patient, predict_probabilities, to_logits
+
+
+def find_gradient(function, values):
+    """Return the gradient of sum(function(values)) with respect to `values`, a tensor, with TensorFlow or JAX."""
+    if keras.backend.backend() == "jax":
+        import jax
+        return jax.grad(lambda inputs: keras.ops.sum(function(inputs)))(values)
+    import tensorflow as tf
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        total = keras.ops.sum(function(values))
+    return tape.gradient(total, values)
+
+
+def grad_cam(model: keras.Model, x: np.ndarray, answers: np.ndarray, layer: str = "features") -> np.ndarray:
+    """Return float32 maps (n, size, size), 0 to 1: what speaks for each image's answer (True: PNEUMONIA).
+
+    Selvaraju et al., 2017 (arXiv:1610.02391), on the logit, which does not saturate as the probability does.
+    """
+    maps_of = keras.Model(model.inputs, model.get_layer(layer).output)
+    logit_of = keras.Model(model.get_layer(layer).output, model.get_layer("logit").output)
+    signs, found = np.where(answers, 1, -1).astype("float32")[:, None], []
+    some = max(1, 300_000 // (x.shape[1] * x.shape[2]))  # at a time: all maps of all layers are in memory at once
+    for part in (slice(start, start + some) for start in range(0, len(x), some)):
+        maps = keras.ops.stop_gradient(maps_of(keras.ops.convert_to_tensor(x[part].astype("float32")), training=False))
+        slopes = find_gradient(lambda values: logit_of(values, training=False) * signs[part], maps)
+        maps, slopes = keras.ops.cast(maps, "float32"), keras.ops.cast(slopes, "float32")  # after a training in half precision
+        weights = keras.ops.mean(slopes, axis=(1, 2), keepdims=True)
+        found += list(keras.ops.convert_to_numpy(keras.ops.relu(keras.ops.sum(maps * weights, axis=-1))))
+    heat = np.stack([cv2.resize(one, x.shape[2:0:-1], interpolation=cv2.INTER_LINEAR) for one in found])
+    return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-9)
+
+
+def cover(x: np.ndarray, centres, side: int) -> np.ndarray:
+    """Return a copy of pictures (n, size, size, 1) with a square of `side` pixels around each centre (row, column) at the mean grey."""
+    covered = x.copy()
+    for picture, (row, column) in zip(covered, centres):
+        top, left = (int(np.clip(middle - side // 2, 0, x.shape[1] - side)) for middle in (row, column))
+        picture[top: top + side, left: left + side] = round(float(picture.mean()))
+    return covered
+
+
+def check_grad_cam(model: keras.Model, x: np.ndarray, answers: np.ndarray, patients, resamples: int, seed: int, tries: int = 5) -> dict:
+    """Return {"alike", "hottest", "random"}: (mean, low, high) each, what two sanity checks of Grad-CAM show.
+
+    "alike": rank correlation of a map with that of the same network with random weights (Adebayo et al., 2018, arXiv:1810.03292).
+    "hottest", "random": by how much the logit of the answer falls if a square, a quarter of the picture wide, is covered where the map
+    is brightest, or anywhere (mean of some `tries`).
+    """
+    keras.utils.set_random_seed(seed)
+    heat, blind = grad_cam(model, x, answers), grad_cam(keras.models.clone_model(model), x, answers)
+    ranks = [[rankdata(one) for one in maps] for maps in (heat, blind)]
+    alike = np.array([np.corrcoef(one, other)[0, 1] if np.ptp(one) and np.ptp(other) else 0.0 for one, other in zip(*ranks)])
+    generator, side, signs = np.random.default_rng(seed), x.shape[1] // 4, np.where(answers, 1, -1)
+
+    def lose(centres):
+        before, after = (to_logits(predict_probabilities(model, pictures)) for pictures in (x, cover(x, centres, side)))
+        return signs * (before - after)
+
+    hottest = lose([np.unravel_index(cv2.blur(one, (side, side)).argmax(), one.shape) for one in heat])
+    anywhere = np.mean([lose(generator.integers(0, x.shape[1], (len(x), 2))) for _ in range(tries)], axis=0)
+    return {name: mean_by_patient(values, patients, resamples, seed)
+            for name, values in (("alike", alike), ("hottest", hottest), ("random", anywhere))}
+
+
+
+def plot_grad_cam(x: np.ndarray, heat: np.ndarray, captions, colours, columns: int = 4) -> Figure:
+    """Return a figure of radiographs with their heat maps laid over them; a new row where the kind (before ":") changes."""
+    kinds = [caption.split(":")[0] for caption in captions]
+    rows = list(dict.fromkeys(kinds))
+    figure, axes = plt.subplots(len(rows), columns, figsize=(2.5 * columns, 2.75 * len(rows) + 0.5), squeeze=False,
+                                layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for number, (picture, warmth, caption, colour) in enumerate(zip(x, heat, captions, colours)):
+        axis = axes[rows.index(kinds[number]), kinds[:number].count(kinds[number])]
+        axis.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=255)
+        axis.imshow(warmth, cmap="inferno", vmin=0, vmax=1.3, alpha=0.55 * warmth)
+        axis.set_title(caption, fontsize=9, color=colour)
+    return figure

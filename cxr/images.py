@@ -1,0 +1,227 @@
+"""Radiographs as arrays: one film read, a folder loaded, and what was read kept in a cache."""
+
+import hashlib
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from cxr.storage import StorageError, hold_lock, prepare_folder, refuse_storage, require_room
+
+
+def decode_odd(stored: Image.Image) -> np.ndarray:
+    """Decode any picture that Pillow has opened (PNG, palette, RGBA, CMYK, 16-bit, rotated …); return uint8 (height, width)."""
+    stored.load()  # raises OSError if the data end too early
+    picture = ImageOps.exif_transpose(stored)
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture, dtype=np.float64)
+        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"pixel values of mode {picture.mode} out of the range 0 to 65,535")
+        return np.round(values / 257).astype(np.uint8)
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
+    return np.asarray(picture.convert("L"))
+
+
+def decode(data: bytes, size: int) -> tuple[np.ndarray, int, tuple[int, int]]:
+    """Return (grey levels, uint8 (rows, columns); `by`; (width, height)): a picture, reduced `by` 1, 2, 4 or 8 while it is decoded."""
+    with Image.open(io.BytesIO(data)) as stored:  # reads the header only
+        extent, plain = stored.size, stored.format == "JPEG" and stored.mode in ("L", "RGB")
+        # OpenCV 4 returns half a picture, and no error, where a JPEG is cut off: only one with an end marker goes to it.
+        if not plain or data[-64:].rstrip(b"\0")[-2:] != b"\xff\xd9":
+            grey = decode_odd(stored)
+            return grey, 1, grey.shape[::-1]
+    reduced = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
+    for by in (8, 4, 2, 1):
+        columns, rows = -(-extent[0] // by), -(-extent[1] // by)
+        if by == 1 or (min(extent) >= by * size and (columns != rows or extent[0] == extent[1])):
+            break
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), reduced.get(by, cv2.IMREAD_GRAYSCALE))
+    if decoded is None:
+        raise ValueError("the JPEG data cannot be decoded")
+    return decoded, by, extent if decoded.shape == (rows, columns) else extent[::-1]  # turned upright, as its EXIF data say
+
+
+def shrink(grey: np.ndarray, by: int, extent: tuple[int, int], size: int) -> np.ndarray:
+    """Return a picture, uint8 (rows, columns), as a square of (size, size), each pixel the mean of those that it stands for.
+
+    The decoder has reduced it `by` 1, 2, 4 or 8 from its `extent` (width, height), and rounded up to whole pixels.
+    """
+    (width, height), (rows, columns) = extent, grey.shape
+    across, down = width / by / size, height / by / size  # pixels of `grey` for one of the result
+    if by > 1 and max(across, down) <= 2.5:  # factors, not a size, so that what was rounded up lies beyond the edge
+        return cv2.resize(grey, None, fx=1 / across, fy=1 / down, interpolation=cv2.INTER_LINEAR)[:size, :size]
+    grey = grey[:min(rows, round(height / by)), :min(columns, round(width / by))]
+    return cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA if min(across, down) >= 1 else cv2.INTER_LINEAR)
+
+
+def read_image(path: str | Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read one picture; return (uint8 (size, size), (width, height) of the original).
+
+    Raises OSError or ValueError, with the reason, for a file that is empty, truncated or no picture.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    if not data:
+        raise ValueError("the file is empty")
+    grey, by, extent = decode(data, size)
+    return shrink(grey, by, extent, size), extent
+
+
+def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description: str) -> list[tuple[int, int, str]]:
+    """Read pictures into `x`, uint8 (n, size, size, 1); return [(width, height, problem or "")], n of them."""
+    def read_some(start, count=4):
+        rows = []
+        for number in range(start, min(start + count, len(paths))):
+            try:
+                x[number, :, :, 0], (width, height) = read_image(os.path.join(folder, paths[number]), x.shape[1])
+                rows.append((width, height, ""))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
+                rows.append((0, 0, str(error).strip().splitlines()[0][:120] or type(error).__name__))
+        return rows
+
+    rows: list[tuple[int, int, str]] = []
+    inner_threads, pool = cv2.getNumThreads(), ThreadPoolExecutor(os.cpu_count())
+    cv2.setNumThreads(1)  # the pool keeps all cores busy already
+    try:
+        with tqdm(total=len(paths), desc=description, file=sys.stdout, mininterval=0.5) as bar:
+            for some in pool.map(read_some, range(0, len(paths), 4)):
+                rows += some
+                bar.update(len(some))
+    finally:
+        cv2.setNumThreads(inner_threads)
+        pool.shutdown(cancel_futures=True)
+    return rows
+
+
+def stamp_files(folder: str | Path, paths: list[str], size: int) -> str:
+    """Return a text that changes when a file is added, removed, renamed, touched or replaced, and with the loader or its size."""
+    def look(path):
+        try:
+            seen = os.stat(os.path.join(folder, path))
+        except OSError as error:
+            return path, error.errno
+        return path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino
+
+    code = [inspect.getsource(function) for function in (read_image, decode, shrink, decode_odd, read_images)]
+    about = [size, cv2.__version__, Image.__version__, code, [look(path) for path in paths]]
+    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
+
+
+def map_images(path: Path, count: int, size: int) -> np.ndarray:
+    """Return uint8 (count, size, size, 1), read-only, mapped from a file."""
+    return np.asarray(np.memmap(path, np.uint8, "r", shape=(count, size, size, 1))) if count else np.zeros((0, size, size, 1), np.uint8)
+
+
+def open_cache(place: Path, stamp: str, size: int):
+    """Return (x, rows) of a cache, or None if there is none, or it is out of date or damaged."""
+    try:
+        record = json.loads((place / "record.json").read_text(encoding="utf-8"))
+        rows, images = record["rows"], place / "images.bin"
+        x = map_images(images, sum(not problem for _, _, problem in rows), size)
+        whole = record["stamp"] == stamp and images.stat().st_size == x.nbytes and zlib.crc32(x.data) == record["crc32"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (x, rows) if whole else None
+
+
+def keep_good(x: np.ndarray, rows: list) -> int:
+    """Move the images that could be read to the front of `x`; return their number."""
+    good = np.flatnonzero([not problem for _, _, problem in rows])
+    for start in range(0, len(good) if len(good) < len(rows) else 0, 1024):
+        chosen = good[start: start + 1024]
+        x[start: start + len(chosen)] = x[chosen]
+    return len(good)
+
+
+def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], size: int, description: str):
+    """Read the pictures into a new cache, which appears when it is whole; return (x, rows)."""
+    unfinished = place.with_name(f"{place.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        images, needed = unfinished / "images.bin", len(paths) * size**2
+        require_room(unfinished, needed)
+        with images.open("wb") as file:  # takes its room at once: a mapped file that meets a full disk ends the process
+            getattr(os, "posix_fallocate", lambda number, _, end: os.truncate(number, end))(file.fileno(), 0, needed)
+        x = np.memmap(images, np.uint8, "r+", shape=(len(paths), size, size, 1))
+        rows = read_images(folder, paths, x, description)
+        count = keep_good(x, rows)
+        total = zlib.crc32(x[:count].data)
+        del x
+        os.truncate(images, count * size**2)
+        passing = any(problem.startswith("[Errno") for _, _, problem in rows)  # of the disk or network: worth another try
+        record = {"stamp": "" if passing else stamp, "crc32": total, "rows": rows}
+        (unfinished / "record.json").write_text(json.dumps(record), encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)
+        unfinished.rename(place)
+        return map_images(place / "images.bin", count, size), rows
+    except StorageError:
+        raise
+    except OSError as error:
+        raise refuse_storage(place.parent, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load_through_cache(folder: str | Path, paths: list[str], size: int, description: str, cache_dir: Path):
+    """Return (x, rows) from the cache in `cache_dir`, which is made first where it is missing; raise StorageError if it cannot be."""
+    prepare_folder(cache_dir, "CACHE_DIR")
+    name = hashlib.blake2b(f"{Path(folder).resolve()} {description}".encode(), digest_size=4).hexdigest()
+    place = cache_dir / f"{re.sub(r'[^a-z]+', '-', description.lower())}-{size}-{name}"
+    with hold_lock(cache_dir, f"loading images into {cache_dir}"):
+        stamp = stamp_files(folder, paths, size)
+        if found := open_cache(place, stamp, size):
+            print(f"{description}: {len(found[0]):,} images from the cache")
+            return found
+        return fill_cache(place, stamp, folder, paths, size, description)
+
+
+def load_into_memory(folder: str | Path, paths: list[str], size: int, description: str):
+    """Return (x, rows), without a cache; raise MemoryError, with advice, if the images, one byte a pixel, cannot fit."""
+    needed, there = len(paths) * size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > 0.7 * there:
+        raise MemoryError(f"{len(paths):,} images of {size} × {size} pixels take {needed / 1e9:.1f} GB, and this machine has "
+                          f"{there / 1e9:.1f} GB: set CACHE_DIR to a folder with that much room, or choose a smaller IMAGE_SIZE.")
+    x = np.zeros((len(paths), size, size, 1), np.uint8)
+    rows = read_images(folder, paths, x, description)
+    x = x[:keep_good(x, rows)]
+    x.flags.writeable = False
+    return x, rows
+
+
+def load_split(folder: str | Path, files: pd.DataFrame, size: int, description: str, cache_dir: str | Path | None = None):
+    """Load the listed files; return (x, files, broken).
+
+    `x` is uint8 (n, size, size, 1), read-only, and mapped from `cache_dir` if that is given. `files` has a row for each of its
+    images, with width and height of the original; `broken` one for each file that could not be read, with the problem.
+    Raises MemoryError if the images fit neither into `cache_dir` nor into memory.
+    """
+    paths, found = files.path.tolist(), None
+    if cache_dir and paths:
+        try:
+            found = load_through_cache(folder, paths, size, description, Path(cache_dir))
+        except StorageError as error:
+            print(f"No cache: {error}. The images are kept in memory.")
+    x, rows = found or load_into_memory(folder, paths, size, description)
+    table = files.reset_index(drop=True).join(pd.DataFrame(rows, columns=["width", "height", "problem"]))
+    good = table.problem == ""
+    return x, table[good].drop(columns="problem").reset_index(drop=True), table.loc[~good, ["path", "problem"]]
+
+
+def describe_arrays(**sets: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
+    """Return a table of {name: (x, y)}: what the arrays are, what they take, and how many of them are PNEUMONIA."""
+    return pd.DataFrame({name: {"x": f"{x.shape} {x.dtype}", "memory": f"{x.nbytes / 1e6:.1f} MB", "y": f"{y.shape} {y.dtype}",
+                                "class 1, PNEUMONIA": f"{y.sum():,} of {len(y):,}"} for name, (x, y) in sets.items()}).T

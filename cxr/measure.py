@@ -1,0 +1,193 @@
+"""Measuring a network: scores with intervals, calibration, the threshold."""
+
+import inspect
+import math
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy import special
+from scipy.optimize import minimize_scalar
+from sklearn import metrics
+
+from cxr.batches import ImageBatches
+
+
+def predict_probabilities(model: keras.Model, x, batch_size: int = 64) -> np.ndarray:
+    """Return the probability of PNEUMONIA for each image of an array or of ImageBatches: float64 (n,)."""
+    if isinstance(x, np.ndarray):
+        x = ImageBatches([x], np.arange(len(x)), np.zeros(len(x), np.uint8), batch_size)
+    return model.predict(x, verbose=0)[:, 0].astype(np.float64)
+
+
+def to_logits(probabilities: np.ndarray) -> np.ndarray:
+    """Return the evidence behind probabilities, log(p / (1 − p)), also where they are rounded to 0 or 1."""
+    return special.logit(np.clip(probabilities, 1e-7, 1 - 1e-7))
+
+
+def measure(labels: np.ndarray, probabilities: np.ndarray, threshold: float, weights: np.ndarray | None = None) -> dict[str, float]:
+    """Return a dict of seven scores of images, weighted or not; a score that has nothing to measure is NaN."""
+    weights = np.ones(len(labels)) if weights is None else weights
+    alarms = probabilities >= threshold
+    hits, misses = weights[alarms & (labels == 1)].sum(), weights[~alarms & (labels == 1)].sum()
+    false_alarms, passes = weights[alarms & (labels == 0)].sum(), weights[~alarms & (labels == 0)].sum()
+    both = hits + misses > 0 and false_alarms + passes > 0
+
+    def ratio(part, whole):
+        return float(part / whole) if whole else float("nan")
+
+    def ranking(metric):
+        return float(metric(labels, probabilities, sample_weight=weights)) if both else float("nan")
+
+    return {"accuracy": ratio(hits + passes, weights.sum()),
+            "sensitivity": ratio(hits, hits + misses),
+            "specificity": ratio(passes, passes + false_alarms),
+            "precision": ratio(hits, hits + false_alarms),
+            "f1": ratio(2 * hits, 2 * hits + misses + false_alarms),
+            "auc": ranking(metrics.roc_auc_score), "average_precision": ranking(metrics.average_precision_score)}
+
+
+def draw_patients(patients, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield float64 (images,), `resamples` times: how often each image counts when patients are drawn with replacement.
+
+    Images of one patient are alike, so an image counts as often as its patient (the cluster bootstrap; Field and Welsh, 2007).
+    """
+    patient = np.unique(patients, return_inverse=True)[1]
+    generator, count = np.random.default_rng(seed), patient.max() + 1
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(count, size=count), minlength=count)[patient].astype(float)
+
+
+def enclose(scores: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return {score: {"value", "low", "high"}} of a table of scores: first of all images, then of each draw; 95 % intervals."""
+    result = {}
+    for name, (value, *draws) in scores.items():
+        seen = [draw for draw in draws if np.isfinite(draw)]
+        low, high = np.quantile(seen, (0.025, 0.975)) if seen else (np.nan, np.nan)
+        result[name] = {"value": float(value), "low": float(low), "high": float(high)}
+    return result
+
+
+def score(labels: np.ndarray, probabilities: np.ndarray, patients, threshold: float, resamples: int, seed: int) -> dict:
+    """Return {score: {"value", "low", "high"}} with 95 % percentile bootstrap intervals, drawn by patient."""
+    every_draw = np.ones(len(labels)), *draw_patients(patients, resamples, seed)
+    return enclose(pd.DataFrame([measure(labels, probabilities, threshold, weights) for weights in every_draw]))
+
+
+def mean_by_patient(values: np.ndarray, patients, resamples: int, seed: int) -> tuple[float, float, float]:
+    """Return (mean, low, high) of values (n,), with a 95 % percentile bootstrap interval, drawn by patient."""
+    means = [np.average(values, weights=weights) for weights in draw_patients(patients, resamples, seed)]
+    return float(np.mean(values)), *np.quantile(means, (0.025, 0.975)).tolist()
+
+
+def describe_rule() -> str:
+    """Return in words what `choose_threshold` makes as large as can be."""
+    miss = inspect.signature(choose_threshold).parameters["miss"].default
+    return f"{miss} x sensitivity + specificity"
+
+
+def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, miss: float = 2) -> float:
+    """Return the threshold with the largest `miss` × sensitivity + specificity (1: Youden, 1950); of several alike, the middle one."""
+    false_rate, true_rate, steps = metrics.roc_curve(labels, probabilities, drop_intermediate=False)
+    index = miss * true_rate - false_rate
+    alike = np.flatnonzero(np.isclose(index, index.max()))
+    best = alike[len(alike) // 2]
+    below = steps[best + 1] if best + 1 < len(steps) else 0.0
+    return float((min(steps[best], 1.0) + below) / 2)
+
+
+def choose_for_sensitivity(labels: np.ndarray, probabilities: np.ndarray, wanted: float = 0.95) -> float:
+    """Return the largest threshold at which at least the wanted share of the sick is found."""
+    sick = np.sort(probabilities[labels == 1])
+    return float(sick[math.floor((1 - wanted) * len(sick) + 1e-9)])
+
+
+def choose_for_cost(labels: np.ndarray, probabilities: np.ndarray, miss: float = 5) -> float:
+    """Return the threshold with the lowest cost, where a missed child costs `miss` false alarms."""
+    steps = np.unique(np.concatenate([probabilities, [1.0]]))
+    costs = [miss * np.sum(probabilities[labels == 1] < step) + np.sum(probabilities[labels == 0] >= step) for step in steps]
+    return float(steps[np.argmin(costs)])
+
+
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    """Return (PPV, NPV): the shares of the alarms, and of the all-clears, that are right at a prevalence (Bayes' theorem)."""
+    right, wrong = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    clear, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+    return (right / (right + wrong) if right + wrong else np.nan), (clear / (clear + missed) if clear + missed else np.nan)
+
+
+def compare_thresholds(labels: np.ndarray, probabilities: np.ndarray, thresholds: dict, prevalences=(0.05, 0.2, 0.5)) -> pd.DataFrame:
+    """Return a table: what each of {name: threshold} gives, and what it would mean at other shares of sick children."""
+    rows = {}
+    for name, step in thresholds.items():
+        scores = measure(labels, probabilities, step)
+        rows[name] = {"threshold": step, "sensitivity": scores["sensitivity"], "specificity": scores["specificity"]}
+        for share in prevalences:
+            values = predictive_values(scores["sensitivity"], scores["specificity"], share)
+            rows[name] |= {f"{word} at {share:.0%} sick": value for word, value in zip(("PPV", "NPV"), values)}
+    return pd.DataFrame(rows).T.round(3)
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the temperature T > 0 for which sigmoid(logit / T) fits the labels best (Guo et al., 2017, arXiv:1706.04599).
+
+    The labels count as Platt's smoothed targets (Platt, 1999), so that answers without a mistake do not ask for certainty.
+    """
+    sick, healthy = np.sum(labels == 1), np.sum(labels == 0)
+    targets = np.where(labels == 1, (sick + 1) / (sick + 2), 1 / (healthy + 2))
+    logits = to_logits(probabilities)
+
+    def cross_entropy(log_temperature):
+        scaled = logits / np.exp(log_temperature)
+        return np.mean(np.logaddexp(0, scaled) - targets * scaled)
+
+    return float(np.exp(minimize_scalar(cross_entropy, bounds=(-3, 3), method="bounded").x))
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
+    """Return the expected calibration error of P(PNEUMONIA), 0 to 1, in bins of equal width (Naeini et al., 2015)."""
+    place = np.minimum((probabilities * bins).astype(int), bins - 1)
+    gaps = [abs(np.sum(labels[place == one]) - np.sum(probabilities[place == one])) for one in range(bins)]
+    return float(np.sum(gaps) / len(labels))
+
+
+def calibrate(model: keras.Model, temperature: float):
+    """Divide the logit of a network by the temperature, in its weights: it says calibrated probabilities from now on."""
+    last = model.get_layer("logit")
+    last.set_weights([weight / temperature for weight in last.get_weights()])
+
+
+def describe_errors(matrix: np.ndarray, scores: dict, pictures: str) -> str:
+    """Return in words what a confusion matrix ((2, 2), rows are the truth) shows, and how sure that is."""
+    (passes, false_alarms), (misses, hits) = matrix
+    floor, accuracy = matrix[1].sum() / matrix.sum(), scores["accuracy"]
+    verdict = "above" if accuracy["low"] > floor else "not surely above"
+    return (f"Missed {misses} of {misses + hits} {pictures} with pneumonia, {false_alarms} false alarms for {passes + false_alarms} normal "
+            f"ones.\nAccuracy {accuracy['value']:.1%}, 95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%}: {verdict} the "
+            f"{floor:.1%} of always answering PNEUMONIA.")
+
+
+def adapt_to_prevalence(probabilities: np.ndarray, share: float, rounds: int = 200) -> tuple[np.ndarray, float]:
+    """Return (probabilities, share): the answers for a set whose share of sick children is another one, and that share.
+
+    Without any label, by expectation–maximisation (Saerens, Latinne and Decaestecker, 2002); right only where nothing but the share has
+    changed. `share`: of the sick among what was learnt from.
+    """
+    odds, now = probabilities / np.maximum(1 - probabilities, 1e-12), share
+    for _ in range(rounds):
+        adapted = odds * now * (1 - share) / (share * (1 - now))
+        adapted = adapted / (1 + adapted)
+        now = float(np.clip(adapted.mean(), 1e-6, 1 - 1e-6))
+    return adapted, now
+
+
+def compare_sets(sets: dict, threshold: float) -> pd.DataFrame:
+    """Return a table of what a shift changes, one row for each {name: (labels, probabilities)}."""
+    rows = {}
+    for name, (labels, probabilities) in sets.items():
+        scores = measure(labels, probabilities, threshold)
+        rows[name] = {"sick, truly": labels.mean(), "sick, as announced": probabilities.mean(), "sensitivity": scores["sensitivity"],
+                      "specificity": scores["specificity"], "PPV": scores["precision"],
+                      "calibration error": calibration_error(labels, probabilities)}
+    return pd.DataFrame(rows).T

@@ -1,0 +1,40 @@
+"""The chest X-ray set as it is published: where it lies, and what it must hold."""
+
+import os
+from pathlib import Path
+from types import MappingProxyType
+
+
+class ChestXray:
+    """Where the data set lies, and what it must hold."""
+
+    slug = "paultimothymooney/chest-xray-pneumonia"
+    kaggle_address = f"https://www.kaggle.com/api/v1/datasets/download/{slug}"
+    kaggle_bytes = 2_463_000_000  # of the archive, about: for the room on the disk and the progress bar
+    mendeley_address = ("https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
+                        "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded")
+    mendeley_bytes = 1_235_512_464
+    mendeley_sha256 = "13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36"
+    tree_bytes = 1_250_000_000  # of the extracted images, about
+    counts = MappingProxyType({"train/NORMAL": 1341, "train/PNEUMONIA": 3875, "val/NORMAL": 8, "val/PNEUMONIA": 8,
+                               "test/NORMAL": 234, "test/PNEUMONIA": 390})
+    mendeley_counts = MappingProxyType({"train/NORMAL": 1349, "train/PNEUMONIA": 3883,
+                                        "test/NORMAL": 234, "test/PNEUMONIA": 390})
+    mounts = ("/kaggle/input/chest-xray-pneumonia/chest_xray", f"/kaggle/input/datasets/{slug}/chest_xray",
+              "/content/drive/MyDrive/chest_xray")
+
+
+def list_names(folder: Path) -> list:
+    """Return the sorted names of the files in a folder that are not hidden."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+
+
+def count_images(folder: Path) -> dict:
+    """Return {"split/CLASS": number of files} for the class folders that exist (hidden files do not count)."""
+    names = [f"{split}/{name}" for split in ("train", "val", "test") for name in ("NORMAL", "PNEUMONIA")]
+    return {name: len(list_names(Path(folder) / name)) for name in names if (Path(folder) / name).is_dir()}
+
+
+def is_whole(folder: Path) -> bool:
+    """Say whether a folder holds the data set, by the number of its files and without reading them."""
+    return count_images(folder) in (ChestXray.counts, ChestXray.mendeley_counts)

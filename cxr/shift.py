@@ -1,0 +1,77 @@
+"""Changed films: how a network answers where the pictures are not as those it has learnt from."""
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from cxr.batches import ImageBatches, change_batches
+from cxr.measure import draw_patients, measure, predict_probabilities, to_logits
+
+
+def list_shifts(size: int) -> dict:
+    """Return {name: function of one picture, float32 (size, size) of 0–255}: changes that no diagnosis should depend on."""
+    def place(turn=0, zoom=1, taller=1):
+        matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), turn, zoom)
+        matrix[1] = taller * matrix[1] + [0, 0, (1 - taller) * (size - 1) / 2]
+        return lambda picture: cv2.warpAffine(picture, matrix, (size, size), borderMode=cv2.BORDER_REFLECT)
+
+    noise = np.random.default_rng(0).normal(0, 15, (size, size))
+    return {"unchanged": lambda picture: picture,
+            "half the contrast": lambda picture: (picture - picture.mean()) * 0.5 + picture.mean(),
+            "more contrast, clipped": lambda picture: (picture - picture.mean()) * 1.6 + picture.mean(),
+            "darker, clipped": lambda picture: picture - 60,
+            "brighter, clipped": lambda picture: picture + 60,
+            "gamma 0.5": lambda picture: 255 * (picture / 255) ** 0.5,
+            "gamma 2": lambda picture: 255 * (picture / 255) ** 2,
+            "equalised place by place": lambda picture: cv2.createCLAHE(3, (8, 8)).apply(picture.astype(np.uint8)),
+            "blurred": lambda picture: cv2.GaussianBlur(picture, (0, 0), size / 70),
+            "sharpened": lambda picture: picture + 1.5 * (picture - cv2.GaussianBlur(picture, (0, 0), size / 70)),
+            "noisy": lambda picture: picture + noise,
+            "cropped to 80 %": place(zoom=1.25),
+            "shrunk to 85 %": place(zoom=0.85),
+            "stretched by a quarter in height": place(taller=1.25),
+            "turned by 12 degrees": place(turn=12)}
+
+
+def answer_changed(model: keras.Model, batches: "ImageBatches") -> dict[str, np.ndarray]:
+    """Return {change: float64 (n,)}: probabilities for the images of ImageBatches, "unchanged" and with each change of `list_shifts`."""
+    return {name: predict_probabilities(model, change_batches(batches, change))
+            for name, change in list_shifts(batches.arrays[0].shape[1]).items()}
+
+
+def join_changes(labels: np.ndarray, changed: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (labels, probabilities) of all {change: probabilities} as one set of pictures: what one line for all of them meets."""
+    return np.tile(labels, len(changed)), np.concatenate(list(changed.values()))
+
+
+def measure_shifts(labels: np.ndarray, changed: dict[str, np.ndarray], threshold: float) -> pd.DataFrame:
+    """Return a table of scores of a network on changed pictures, one row for each {change: probabilities}."""
+    return pd.DataFrame({name: measure(labels, probabilities, threshold) for name, probabilities in changed.items()}).T
+
+
+def keep_border(picture: np.ndarray, share: float = 0.12) -> np.ndarray:
+    """Return a picture, float32 (size, size), of which only a frame of this share of its width is left, the rest at the mean grey."""
+    width = round(share * len(picture))
+    kept = picture.copy()
+    kept[width:-width, width:-width] = picture.mean()
+    return kept
+
+
+def hide_border(picture: np.ndarray, share: float = 0.12) -> np.ndarray:
+    """Return the opposite: without the frame, where letters and edges lie."""
+    return picture + picture.mean() - keep_border(picture, share)
+
+
+def follow_shape(files: pd.DataFrame, probabilities: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
+    """Return (correlation, low, high): how the logit follows width / height among images of one class.
+
+    Spearman's rank correlation, with a 95 % bootstrap interval, drawn by patient; NaN where all shapes are the same.
+    """
+    ranks = np.stack([rankdata(files.width / files.height), rankdata(to_logits(probabilities))])
+    if not np.ptp(ranks, axis=1).all():
+        return np.nan, np.nan, np.nan
+    covariances = [np.cov(ranks, aweights=weights) for weights in draw_patients(files.patient, resamples, seed)]
+    values = [both[0, 1] / np.sqrt(both[0, 0] * both[1, 1]) for both in (np.cov(ranks), *covariances)]
+    return float(values[0]), *np.nanquantile(values[1:], (0.025, 0.975)).tolist()

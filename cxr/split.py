@@ -1,0 +1,50 @@
+"""Which images belong together, by patient and by content, and on which side of a split they go."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
+
+
+def find_duplicates(x, files: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return (digests, groups): a digest of each image, and a table of the groups with identical pixels."""
+    table = files.assign(digest=[hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest() for image in x])
+    groups = table.groupby("digest").agg(
+        images=("path", "size"), patients=("patient", "nunique"), labels=("label", "nunique"),
+        folders=("split", "nunique"), first=("path", "first"))
+    return table.digest.to_numpy(), groups[groups.images > 1].sort_values("first").reset_index(drop=True)
+
+
+def link_patients(patients, digests) -> np.ndarray:
+    """Return a group number for each image: one for a patient's images, and for patients that share an image."""
+    patient = np.unique(patients, return_inverse=True)[1]
+    digest = np.unique(digests, return_inverse=True)[1] + patient.max() + 1
+    nodes = digest.max() + 1
+    edges = coo_array((np.ones(len(patient)), (patient, digest)), (nodes, nodes))
+    return connected_components(edges, directed=False)[1][patient]
+
+
+def split_by_patient(files: pd.DataFrame, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return "fit" or "holdout" for each row of `files`, with about `share` of the images held out, stratified by finding.
+
+    No group of `groups` is on both sides. Raises ValueError if either side would lack a class.
+    """
+    fewest = min(len(np.unique(groups[files.label == label])) for label in (0, 1))
+    folds = min(max(2, round(1 / share)), fewest)
+    splitter = StratifiedGroupKFold(n_splits=max(2, folds), shuffle=True, random_state=seed)
+    _, held_out = next(splitter.split(files, files.finding if fewest >= 10 else files.label, groups))
+    part = np.full(len(files), "fit", dtype="<U7")
+    part[held_out] = "holdout"
+    for side in ("fit", "holdout"):
+        if files.label[part == side].nunique() < 2:
+            raise ValueError(f"After the split by patient, {side} has images of one class only: there are too few "
+                             "patients (add images), or SPLIT_SEED is unlucky (change it in the settings cell).")
+    return part
+
+
+def count_leaks(groups: np.ndarray, held_out: np.ndarray) -> int:
+    """Return how many held-out images belong to a group that is also in the rest."""
+    return int(np.isin(groups[held_out], groups[~held_out]).sum())

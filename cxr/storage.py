@@ -1,0 +1,95 @@
+"""Folders and files: tried before they are needed, locked, written whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+class StorageError(OSError):
+    """A folder cannot be written, or has no room; the message says which, and what to do."""
+
+
+def refuse_storage(folder: Path, error: OSError) -> StorageError:
+    """Return a StorageError for an OSError that came up while writing into `folder`."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return StorageError(f"{Path(folder).resolve()} " + ("is full: free some space and run this again" if full else
+                                                        f"cannot be written ({error.strerror}): choose another folder"))
+
+
+def require_room(folder: Path, size: float):
+    """Raise StorageError unless the disk of `folder` has `size` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise StorageError(f"{Path(folder).resolve()} has {free / 1e9:.1f} GB of disk left, and {size / 1e9:.1f} GB are needed: "
+                           "free some space and run this again")
+
+
+def prepare_folder(folder: Path, name: str, size: float = 0):
+    """Create a folder to write into; raise StorageError, with its name, if it cannot be written or has no `size` bytes left."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"ok")
+    except OSError as error:
+        raise StorageError(f"{name} {refuse_storage(folder, error)}") from error
+    require_room(folder, size)
+
+
+@contextlib.contextmanager
+def hold_lock(folder: Path, task: str):
+    """Let one process at a time work in `folder`, others wait and say so; yields the lock, which ends with all processes that hold it."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another process is {task}: waiting until it has finished.", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass  # some mounted folders know no locks
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def find_drive() -> Path:
+    """Return the folder for this notebook on the user's Google Drive, mounted if need be; raise StorageError outside Colab."""
+    try:
+        from google.colab import drive
+    except ModuleNotFoundError:
+        raise StorageError("SAVE_TO_DRIVE works in Colab only: set it to False and name a folder in OUTPUT_DIR") from None
+    drive.mount("/content/drive")
+    return Path("/content/drive/MyDrive/chest-xray-pneumonia")
+
+
+def write_whole(path: Path, text: str):
+    """Write a text file so that it is there completely or not at all."""
+    unfinished = Path(path).with_name(Path(path).name + ".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def as_json(content) -> str:
+    """Return strict JSON: NaN and infinity become null."""
+    def clean(value):
+        if isinstance(value, dict):
+            return {str(key): clean(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple, np.ndarray)):
+            return [clean(item) for item in value]
+        value = value.item() if isinstance(value, np.generic) else value
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    return json.dumps(clean(content), indent=1, ensure_ascii=False)
+
+
+def tell_time() -> str:
+    """Return the time, in UTC, as text that sorts."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

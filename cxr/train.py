@@ -1,0 +1,127 @@
+"""Training: the callbacks that steer it, and a state on disk from which one that was cut off goes on."""
+
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from cxr.batches import ImageBatches, fingerprint
+from cxr.storage import as_json
+
+
+class NetworkCheckpoint(keras.callbacks.ModelCheckpoint):
+    """ModelCheckpoint of the network in a model that puts augmentation before it, which nobody needs to have afterwards."""
+
+    @property
+    def model(self):
+        trained = super().model
+        return trained.layers[-1] if isinstance(trained.layers[-1], keras.Model) else trained
+
+
+class TrainingState(keras.callbacks.Callback):
+    """Keeps a training on disk, so that one that is killed goes on from its last finished epoch as if nothing had happened.
+
+    After each epoch it writes all that the next one depends on: the weights, the optimizer, the random generators of the layers,
+    the counters and best values of the other `callbacks`. It must be the last callback, because the others forget theirs when a
+    training begins. Files are renamed into place: `training.npz`, and `training.keras`, the best epoch so far.
+    """
+
+    def __init__(self, folder: Path, description: dict, callbacks: list):
+        super().__init__()
+        self.folder, self.description, self.watched = Path(folder), json.loads(as_json(description)), callbacks
+        self.rows, self.states, self.ended = [], [], ""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "epoch.keras").unlink(missing_ok=True)
+
+    def resume(self, model: keras.Model) -> int:
+        """Put the training back to where it was, if there is one with this description; return the number of finished epochs."""
+        variables, kept = self.list_variables(model), self.folder / "training.npz"
+        try:
+            with np.load(kept, allow_pickle=False) as stored:
+                record = json.loads(str(stored["record"]))
+                values = [stored[f"v{number}"] for number in range(len(variables))]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            record, values = {}, []
+        if record.get("description") != self.description:
+            if record:
+                print(f"The unfinished training in {self.folder} had other settings or images: this one begins anew.")
+            self.forget()
+            return 0
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+        self.rows, self.states, self.ended = record["rows"], record["states"], record["ended"]
+        print(f"Going on after epoch {len(self.rows)}, where the training in {self.folder} was interrupted.")
+        return len(self.rows)
+
+    def forget(self):
+        """Remove what was kept; the files of an earlier, finished run stay."""
+        for name in ("training.npz", "training.keras", "epoch.keras"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    @staticmethod
+    def list_variables(model: keras.Model) -> list:
+        """Return all that training changes: of the model, its random generators, and the optimizer."""
+        model.optimizer.build(model.trainable_variables)
+        return [*model.variables, *model.optimizer.variables]
+
+    def on_train_begin(self, logs=None):
+        self.before, self.since = self.rows[-1]["seconds"] if self.rows else 0, time.perf_counter()
+        for callback, state in zip(self.watched, self.states):
+            vars(callback).update(state)
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = self.before + time.perf_counter() - self.since
+        self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}, "seconds": round(seconds, 2)})
+        print(f"epoch {epoch + 1:3}/{self.params['epochs']}: loss {logs['loss']:.3f}, validation loss {logs['val_loss']:.3f}, accuracy "
+              f"{logs['val_accuracy']:.3f}, AUC {logs['val_auc']:.4f}; rate {logs['learning_rate']:.0e}; "
+              f"{seconds / (epoch + 1) * (self.params['epochs'] - epoch - 1) / 60:.1f} min left at most", flush=True)
+        if not np.isfinite(logs["loss"]):
+            self.ended = "the loss became NaN"
+            return  # nobody would want to go on from here
+        if (self.folder / "epoch.keras").exists():
+            (self.folder / "epoch.keras").replace(self.folder / "training.keras")
+        if self.model.stop_training:
+            self.ended = "early stopping"
+        states = [{name: value for name, value in vars(callback).items()
+                   if isinstance(value, (bool, int, float, str)) and not name.startswith("_")} for callback in self.watched]
+        record = {"description": self.description, "rows": self.rows, "states": states, "ended": self.ended}
+        values = {f"v{number}": keras.ops.convert_to_numpy(value) for number, value in enumerate(self.list_variables(self.model))}
+        with open(self.folder / "training.npz.unfinished", "wb") as file:
+            np.savez(file, record=np.array(json.dumps(record)), **values)
+        (self.folder / "training.npz.unfinished").replace(self.folder / "training.npz")
+
+
+def describe_training(model: keras.Model, fit: "ImageBatches", holdout: "ImageBatches", epochs: int, settings) -> dict:
+    """Return what decides the course of a training: one that was cut off goes on only where all of it is the same."""
+    irrelevant = ("PRESET", "DATA_DIR", "OUTPUT_DIR", "CACHE_DIR", "RESAMPLES", "EPOCHS", "BASELINE_EPOCHS")
+    return {"settings": {name: value for name, value in vars(settings).items() if name not in irrelevant}, "epochs": epochs,
+            "images": [fingerprint(fit), fingerprint(holdout)], "weights": [list(weight.shape) for weight in model.weights]}
+
+
+def make_callbacks(checkpoint: Path, patience: int) -> list[keras.callbacks.Callback]:
+    """Return the callbacks that steer a training by the validation loss and keep its best epoch in `checkpoint`."""
+    return [keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.3, patience=patience, min_lr=1e-6),
+            NetworkCheckpoint(str(checkpoint), monitor="val_loss", save_best_only=True),
+            keras.callbacks.EarlyStopping("val_loss", patience=3 * patience),
+            keras.callbacks.TerminateOnNaN()]
+
+
+def train(model: keras.Model, fit: "ImageBatches", holdout: "ImageBatches", epochs: int, run_dir: Path, settings) -> TrainingState:
+    """Train a compiled model, or go on with a training that was cut off; return its state at the end."""
+    steering = make_callbacks(run_dir / "epoch.keras", settings.PATIENCE)
+    state = TrainingState(run_dir, describe_training(model, fit, holdout, epochs, settings), steering)
+    shuffle = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: fit.start_epoch(epoch))
+    first = state.resume(model)
+    try:
+        if not state.ended:
+            model.fit(fit, validation_data=holdout, epochs=epochs, initial_epoch=first, shuffle=False, verbose=0,
+                      callbacks=[shuffle, *steering, state])
+    except KeyboardInterrupt:
+        if not state.rows:
+            raise
+        state.ended = "stopped by hand"
+        print(f"Stopped by hand after {len(state.rows)} epochs; the best of them counts.")
+    return state

@@ -1,0 +1,1033 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+# ---
+
+# %% [markdown]
+# # Pneumonia on chest X-rays: a convolutional network from scratch
+#
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/) Choose *Upload* there, and give it this notebook.
+#
+# A radiograph goes in, a probability comes out: does this child have pneumonia? In this notebook you download 5,856 chest
+# X-rays, look at them, build a **convolutional neural network (CNN)** with Keras, train it from random weights, and find
+# out how far its answers can be trusted.
+#
+# Run everything from top to bottom first (**Runtime → Run all** in Colab), then change one setting and run a section again.
+#
+# 0 Set up · 1 Get the data · 2 Load · 3 Explore · 4 Split by patient · 5 Build the CNN · 6 Train · 7 Evaluate · 8 Look at the
+# answers · 9 Change one thing · 10 Limits, exercises
+#
+# > **For learning only. NOT intended for clinical use.** Nothing here may decide about a patient.
+
+# %% [markdown]
+# ## 0. Set up
+#
+# *What will this run do, on which machine, and how long will it take?*
+#
+# **TensorFlow** computes with arrays on a CPU, GPU or TPU and works out derivatives for you. **Keras** is the layer above it: it
+# describes a network in a few readable lines. Numbers are never written into this text: the code prints them, so they are those
+# of *your* run. Cells that only carry tools are folded.
+#
+# Everything that you may want to change is in the settings cell. `None` means "what the preset says"; `auto` is `full` on a GPU or TPU
+# and `quick` on a CPU. An empty `DATA_DIR` means: find the data, or get it. `SEED` starts every random number of a training;
+# `SPLIT_SEED` decides which patients validate, so leave it alone while you compare runs. After a change, run that cell and then the
+# section that you want to see again; one whose data no longer fit the settings says which to run first.
+
+# %% tags=["hide-input"]
+# @title Packages: what is missing is installed
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+packages = {"cv2": "opencv-python", "jinja2": "jinja2", "kaggle": "kaggle", "keras": "keras", "matplotlib": "matplotlib", "numpy": "numpy",
+            "pandas": "pandas", "PIL": "pillow", "pydantic": "pydantic", "scipy": "scipy", "seaborn": "seaborn", "sklearn": "scikit-learn",
+            "tensorflow": "tensorflow", "tqdm": "tqdm"}
+missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+if missing:  # only what is missing: Colab has everything, and replacing its packages would force a restart
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+saved = os.dup(2)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries say a lot while they look for devices
+try:
+    import keras
+    keras.ops.ones(1)
+finally:
+    os.dup2(saved, 2)
+
+import cv2
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from keras import layers
+from scipy import special
+from sklearn import metrics
+
+# imports of the package
+
+# %% tags=["parameters"]
+# @title Settings
+PRESET = "auto"  # @param ["auto", "full", "quick"]
+DATA_DIR = ""  # @param {type:"string"}
+OUTPUT_DIR = "outputs"  # @param {type:"string"}
+CACHE_DIR = "data/cache"  # @param {type:"string"}
+RUN_NAME = "reference"  # @param {type:"string"}
+IMAGE_SIZE = None  # @param {type:"raw"}
+EPOCHS = None  # @param {type:"raw"}
+BASELINE_EPOCHS = None  # @param {type:"raw"}
+BATCH_SIZE = 32  # @param {type:"integer"}
+LEARNING_RATE = 0.001  # @param {type:"number"}
+WEIGHT_DECAY = 0.004  # @param {type:"number"}
+DROPOUT = 0.3  # @param {type:"number"}
+AUGMENT = True  # @param {type:"boolean"}
+POSE = 0.5  # @param {type:"number"}
+EXPOSURE = 0.5  # @param {type:"number"}
+TEXTURE = 0.5  # @param {type:"number"}
+FLIP = False  # @param {type:"boolean"}
+CLASS_WEIGHTS = False  # @param {type:"boolean"}
+PATIENCE = 3  # @param {type:"integer"}
+VALIDATION_SHARE = 0.15  # @param {type:"number"}
+RESAMPLES = 1000  # @param {type:"integer"}
+SEED = 0  # @param {type:"integer"}
+SPLIT_SEED = 0  # @param {type:"integer"}
+DETERMINISTIC = False  # @param {type:"boolean"}
+MIXED_PRECISION = "auto"  # @param ["auto", "on", "off"]
+SAVE_TO_DRIVE = False  # @param {type:"boolean"}
+PRESETS = {
+    "full": {"IMAGE_SIZE": 128, "EPOCHS": 22, "BASELINE_EPOCHS": 4},
+    "quick": {"IMAGE_SIZE": 80, "EPOCHS": 9, "BASELINE_EPOCHS": 2},
+}
+
+# %% [markdown]
+# ### What follows from the settings
+#
+# The folded cells hold tools, a module each. A wrong setting says so now, not after ten minutes of training. The images will be
+# kept as whole numbers from 0 to 255, one byte a pixel. (As 64-bit floats they would take eight times as much, which is what ends
+# many notebooks on this data.) The minutes are a rough guess, from timing one small convolution.
+#
+# If the device is a CPU and you are in Colab: **Runtime → Change runtime type → T4 GPU** makes the full preset a matter of
+# minutes. On a CPU the quick preset uses smaller images and gives a weaker network; all the rest is the same.
+
+# %%
+from cxr.storage import as_json, find_drive, prepare_folder, write_whole  # fold
+
+# %%
+from cxr.machine import (  # fold
+    choose_precision,
+    describe_machine,
+    describe_versions,
+    find_device,
+    find_strategy,
+    make_deterministic,
+    use_precision,
+)
+
+# %%
+import cxr.settings  # fold
+
+# %%
+from cxr.tour import Tour  # fold
+
+# %%
+from cxr.figures import (  # fold
+    Look,
+    finish_figure,
+    name_pictures,
+    plot_class_balance,
+    plot_confusion,
+    plot_curves,
+    plot_history,
+    plot_images_per_patient,
+    plot_architecture,
+    plot_panels,
+    plot_reliability,
+    plot_shapes,
+    plot_shifts,
+    plot_small_samples,
+    receptive_field,
+    tabulate_scores,
+)
+
+# %%
+from cxr.runs import finish_run, identify_holdout, list_runs, publish_run, validate_run  # fold
+
+# %%
+device_kind, device_name, capability = find_device()
+strategy, device_count = find_strategy()
+if "tour" not in globals():
+    tour = Tour(device_kind)
+settings = tour.start("0 Set up", globals())
+in_project = Path.cwd().name == "notebooks" and Path("../download_data.sh").is_file()
+home = Path("..") if in_project else Path(".")
+output_dir = (find_drive() if settings.SAVE_TO_DRIVE else home) / settings.OUTPUT_DIR
+prepare_folder(output_dir, "OUTPUT_DIR", 200e6)
+sns.set_theme(style="whitegrid", rc={"figure.dpi": 100, "axes.titlesize": 11})
+precision = choose_precision(settings.MIXED_PRECISION, device_kind, capability)
+tour.finish()
+describe_machine(settings, device_kind, device_name, precision, 5856)
+
+# %% [markdown]
+# ## 1. Get the data
+#
+# *Are all the radiographs here, and are they the ones that they claim to be?*
+#
+# They come from Kermany, Zhang and Goldbaum [1]: children of one to five years, one hospital in Guangzhou, sorted by doctors
+# into NORMAL and PNEUMONIA. Kaggle holds the most used copy, and no account is needed. A download that was cut off goes on where
+# it stopped. (A Kaggle key belongs into `~/.kaggle/kaggle.json`, never into a cell.)
+#
+# When no source can be reached, **phantoms** stand in for patients: radiograph-like pictures that the notebook draws, so that
+# everything still runs. They carry the word PHANTOM in the picture, in the file and under each figure. What a network learns
+# from them says nothing about patients. The sentence below says which data these are.
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 1 needs the tools and the settings: run section 0 first.")
+import cxr.release  # fold
+
+# %%
+import cxr.download  # fold
+
+# %%
+import cxr.phantoms  # fold
+
+# %%
+from cxr.dataset import (  # fold
+    check_unreadable,
+    describe_data,
+    find_data,
+    identify_data,
+    is_official,
+    list_images,
+)
+
+# %%
+settings = tour.start("1 Get the data", globals())
+data_dir = find_data(home, settings.DATA_DIR)
+all_files = list_images(data_dir)
+data_kind = identify_data(data_dir, all_files)
+pictures, official = name_pictures(data_kind), is_official(data_dir, data_kind)
+print(describe_data(data_dir, all_files, data_kind, official))
+tour.finish(data_dir, all_files.to_csv())
+all_files.groupby(["split", "finding"], sort=False).size().unstack(fill_value=0)
+
+# %% [markdown]
+# ## 2. Load the images into NumPy arrays
+#
+# *How do thousands of JPEG files of all sizes become arrays that a network can read?*
+#
+# A picture is a table of grey levels, 0 for black to 255 for white. A network wants all of them in one size, so each file is
+# decoded and shrunk to a square of `IMAGE_SIZE` pixels. **Guess first:** how many megabytes will all training images take?
+#
+# Here is what that does to one film, and the function that does it, with two refinements. The JPEG decoder leaves out detail
+# that shrinking would discard anyway (it reduces a film `by` 2, 4 or 8), which is several times faster. And a file that
+# is empty, cut off or no picture is an error, never half a film.
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 2 needs the tools and the settings: run section 0 first.")
+from cxr.images import describe_arrays  # fold
+
+# %%
+settings = tour.start("2 Load the images", globals())
+decoded = (cv2.imread(str(data_dir / path), cv2.IMREAD_GRAYSCALE) for path in all_files.path)
+film = next(picture for picture in decoded if picture is not None)
+small = cv2.resize(film, (settings.IMAGE_SIZE, settings.IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+captions = [f"{picture.shape[1]} × {picture.shape[0]} pixels, {picture.nbytes / 1e3:,.0f} kB" for picture in (film, small)]
+title = f"Of {film.size:,} grey levels, {small.size:,} are left"
+finish_figure(plot_panels([film, small], captions, 2), title, "one_film", output_dir, data_kind)
+
+# %%
+from cxr.images import read_image, shrink  # show
+
+# %% [markdown]
+# ### From one film to thousands
+#
+# `load_split` reads a whole folder with all cores. A broken file neither stops everything nor vanishes: it is listed with the
+# reason. What was read once is kept in `CACHE_DIR` and **mapped** into memory: it looks like an array, and its pages come from
+# the disk when they are touched, so the next start takes a moment. The arrays are never changed afterwards; whatever a
+# network does to its input happens inside the network.
+
+# %%
+from cxr.images import load_split  # show
+
+# %%
+cache_dir = home / settings.CACHE_DIR if settings.CACHE_DIR else None
+loaded = [load_split(data_dir, all_files[all_files.split == split], settings.IMAGE_SIZE, f"Loading {split}", cache_dir)
+          for split in ("train", "val", "test")]
+(x_train, train_files, _), (x_val, val_files, _), (x_test, test_files, _) = loaded
+y_train, y_val, y_test = [files.label.to_numpy(np.uint8) for _, files, _ in loaded]
+unreadable = check_unreadable(all_files, [broken for _, _, broken in loaded])
+tour.finish(x_train, x_val, x_test, *[files.path.tolist() for _, files, _ in loaded])
+describe_arrays(train=(x_train, y_train), val=(x_val, y_val), test=(x_test, y_test))
+
+# %% [markdown]
+# ## 3. Explore
+#
+# *What does a network get to see, and what could it learn that has nothing to do with pneumonia?*
+#
+# **Guess first:** which class is more frequent, and what would a program score that always gives that answer? Its accuracy,
+# printed below the figure, is the floor that any network must beat. It finds every sick child and frightens every healthy one,
+# so **accuracy**, the share of right answers, misleads where classes are out of balance.
+#
+# Then look: healthy lungs are dark, with fine vessels. Pneumonia fills air sacs with fluid: bacterial forms often show one dense
+# patch, viral ones a haze in both lungs. Can you tell the rows apart?
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 3 needs the tools and the settings: run section 0 first.")
+settings = tour.start("3 Explore", globals())
+files = pd.concat([train_files, val_files, test_files], ignore_index=True)
+title = f"{y_train.mean():.0%} of the {pictures} in train show pneumonia, {y_test.mean():.0%} of those in test"
+finish_figure(plot_class_balance(files), title, "class_balance", output_dir, data_kind)
+for split, rows in files.groupby("split", sort=False):
+    print(f'Always answering "pneumonia" on {split}: accuracy {rows.label.mean():.1%} of {len(rows):,} {pictures}, specificity 0.')
+
+# %%
+by_finding = [np.flatnonzero(train_files.finding == finding) for finding in ("normal", "bacterial", "viral", "unknown")]
+rows = np.concatenate([np.random.default_rng(settings.SEED).permutation(rows)[:5] for rows in by_finding])
+captions = [f"{Look.names[label]} ({finding})" if label else "NORMAL"
+            for label, finding in train_files.loc[rows, ["label", "finding"]].itertuples(index=False)]
+title = f"Some {pictures} for training, at {settings.IMAGE_SIZE} pixels"
+finish_figure(plot_panels(x_train[rows], captions, colours=Look.paint(y_train[rows])), title, "samples", output_dir, data_kind)
+
+# %% [markdown]
+# ### Shapes
+#
+# If the **shape** of a picture differs by class, a network can score without looking at a lung. **Guess first:** who needs
+# the wider film, a healthy child that can stand, or a sick one that lies in bed?
+
+# %%
+ratio = train_files.width / train_files.height
+means = ratio.groupby(train_files.label).mean()
+title = f"Width / height averages {means[0]:.2f} for NORMAL and {means[1]:.2f} for PNEUMONIA in these {pictures}"
+if train_files[["width", "height"]].nunique().max() == 1:
+    title = f"All {pictures} are {train_files.width[0]} × {train_files.height[0]} pixels: their original shapes are lost"
+finish_figure(plot_shapes(files), title, "shapes", output_dir, data_kind)
+alone = metrics.roc_auc_score(y_train, ratio)
+print(f"Ranking by width / height, without a look at any picture, has an AUC of {max(alone, 1 - alone):.3f} (chance: 0.5).")
+
+# %% [markdown]
+# **How to read it:** that **AUC** is the chance that, of a sick and a healthy child, the wider film belongs to the right one.
+# Far above 0.5, squeezing every picture into a square stretches the two classes differently. Augmentation in section 5 stretches
+# at random, which blurs this clue; section 8 asks whether ours uses it.
+#
+# ### Patients and twins
+#
+# If a **patient** has many images, some may end up on both sides of a split, and **identical images** do the same. Two labels in a
+# group are a mistake of whoever sorted them; two folders make the test easier than it should be.
+
+# %%
+from cxr.split import count_leaks, find_duplicates, link_patients  # fold
+
+# %%
+per_patient = files.groupby("patient").size()
+title = f"{(per_patient > 1).mean():.0%} of {len(per_patient):,} patients have several {pictures}, one has {per_patient.max()}"
+finish_figure(plot_images_per_patient(files), title, "images_per_patient", output_dir, data_kind)
+digests, duplicates = find_duplicates(itertools.chain(x_train, x_val, x_test), files)
+print(f"{len(duplicates)} groups of identical {pictures} ({duplicates.images.sum()} images): "
+      f"{(duplicates.patients > 1).sum()} under two patients, {(duplicates.labels > 1).sum()} with two labels, "
+      f"{(duplicates.folders > 1).sum()} in two folders.")
+tour.finish(digests.tolist())
+
+# %% [markdown]
+# ## 4. A validation set worth having
+#
+# *How many images does it take to steer a training, and which ones may they be?*
+#
+# During training, a **validation set** decides when the learning rate drops, which epoch is kept, and later the threshold. The
+# official `val` folder has 16 images. Here it joins `train`, and a share of the **patients** is set aside: all images of a
+# patient go to one side, identical images too, and normal, bacterial and viral keep their proportions (a *stratified split by
+# group*). The part to learn from is called `fit`, the part to validate on `holdout`.
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 4 needs the tools and the settings: run section 0 first.")
+from cxr.batches import change_batches, make_batches  # fold
+
+# %%
+from cxr.split import split_by_patient  # show
+
+# %%
+settings = tour.start("4 A validation set", globals())
+pool_files = pd.concat([train_files, val_files], ignore_index=True)
+pool_groups = link_patients(pool_files.patient, digests[: len(pool_files)])
+pool_files["part"] = split_by_patient(pool_files, pool_groups, settings.VALIDATION_SHARE, settings.SPLIT_SEED)
+pool_labels, fit_rows = pool_files.label.to_numpy(), (pool_files.part == "fit").to_numpy()
+by_image = count_leaks(pool_groups, np.random.default_rng(settings.SPLIT_SEED).permutation(~fit_rows))
+print(f"{count_leaks(pool_groups, ~fit_rows)} of {(~fit_rows).sum()} held-out {pictures} share their patient with the part to learn from; "
+      f"had they been drawn by image, {by_image} would.")
+tour.finish(pool_files.part.tolist())
+pool_files.groupby(["part", "finding"], sort=False).agg(images=("path", "size"), patients=("patient", "nunique"))
+
+# %% [markdown]
+# **How to read it:** siblings on both sides would let validation reward a network that remembers patients. The split rules that out,
+# at no cost. One caution stays: validation and training come from the same folder and series, and other patients, at other
+# times, can still be harder.
+#
+# ### Sixteen images, or hundreds?
+#
+# To try that out we need a classifier at once, so here is one that takes a second: it looks at thumbnails of 24 × 24 pixels, gives every
+# pixel one weight, and adds up. It answers for the held-out patients; then sets of different sizes are drawn from these answers.
+# **Guess first:** what accuracies might 16 images show?
+
+# %%
+from cxr.linear import answer_linearly, make_thumbnails  # show
+
+thumbnails = make_thumbnails(itertools.chain(x_train, x_val), 24)
+right = ((answer_linearly(thumbnails, pool_labels, fit_rows) > 0) == pool_labels)[~fit_rows]
+title = f"What sets of held-out {pictures} show of a classifier that is right in {right.mean():.1%}"
+finish_figure(plot_small_samples((16, len(right)), right, settings.SPLIT_SEED), title, "small_validation", output_dir, data_kind)
+
+# %% [markdown]
+# **How to read it:** with 16 images chance moves the score more than any choice of yours could; whoever keeps the epoch that
+# looks best on them keeps a lucky one. Notice, too, how far so simple a model comes: this task has easy clues.
+#
+# ### Batches
+#
+# Training looks at a few images at a time, a **batch**, drawn in a new order in each **epoch**, which is one pass through all of
+# them. `ImageBatches` gathers a batch when it is asked for.
+
+# %%
+from cxr.batches import ImageBatches  # show
+
+# %% [markdown]
+# ## 5. Build the CNN
+#
+# *What does each layer do to a radiograph, and how do they become a network?*
+#
+# A dense network would give each pixel its own weight, as the classifiers of section 4 did, and would have to learn a patch of
+# pneumonia anew at every place. A **convolutional neural network (CNN)** looks through a small window that slides over the
+# picture with the same few weights everywhere: the **kernel**. At each place, the pixels under it are multiplied by its weights
+# and added up. This kernel, written by hand, answers where it gets brighter from top to bottom. (Outside the picture everything
+# counts as 0, hence the frame.) **Predict:** which outlines will stay?
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 5 needs the tools and the settings: run section 0 first.")
+settings = tour.start("5 Build the CNN", globals())
+radiograph = x_train[np.flatnonzero(y_train)[0]][None].astype("float32") / 255
+kernel = np.array([[-1, -2, -1], [0, 0, 0], [1, 2, 1]], "float32")
+convolution = layers.Conv2D(1, 3, padding="same", use_bias=False)
+convolution.build(radiograph.shape)
+convolution.set_weights([kernel[:, :, None, None]])
+edges = keras.ops.convert_to_numpy(convolution(radiograph))
+captions = ["input", f"output of the kernel {kernel.astype(int).tolist()}"]
+title = "Convolution finds one pattern, everywhere (grey is 0)"
+finish_figure(plot_panels([radiograph, edges / 4 + 0.5], captions, 2), title, "layer_convolution", output_dir, data_kind)
+
+# %% [markdown]
+# ### ReLU and pooling
+#
+# The *rectified linear unit*, **ReLU**, keeps what is positive and sets the rest to 0: "the pattern is here" or nothing.
+# Without such a bend between them, any number of convolutions would amount to a single one.
+#
+# **Max pooling** keeps the largest value of each block. The map gets smaller, later layers see more of the chest at once, and a
+# pattern that shifts by a pixel gives the same answer. Usual blocks are 2 × 2; here 4 × 4, to make it visible.
+
+# %%
+rectified = keras.ops.convert_to_numpy(layers.ReLU()(edges))
+pooled = keras.ops.convert_to_numpy(layers.MaxPooling2D(4)(rectified))
+title = (f"ReLU leaves {np.mean(rectified > 0):.0%} of the values; "
+         f"max pooling makes {pooled[0, ..., 0].size:,} of {rectified[0, ..., 0].size:,}")
+captions = ["convolution (grey is 0)", "ReLU (black is 0)", "max pooling"]
+finish_figure(plot_panels([edges / 4 + 0.5, rectified, pooled], captions, 3), title, "layer_relu_pooling", output_dir, data_kind)
+
+# %% [markdown]
+# ### Batch normalisation and dense layers
+#
+# One film is dark, the next one bright. **Batch normalisation** shifts and scales each channel to mean 0 and standard deviation 1
+# over the batch, which lets a network learn faster. In use it applies averages remembered from training.
+#
+# A **dense** layer joins every value to every unit with a weight of its own (random before training, as below). At the end of a network it weighs
+# the evidence into one number, the **logit**; the **sigmoid** function, 1 / (1 + exp(−logit)), turns that into a probability.
+#
+# Convolution, ReLU and pooling, four times, then two dense layers: that is the plain **baseline**, the student project that this
+# notebook descends from. It shows what the refinements below have to beat.
+
+# %%
+batch = x_train[:64].astype("float32") / 255
+normalised = keras.ops.convert_to_numpy(layers.BatchNormalization()(batch, training=True))
+captions = [f"{name}: mean {values.mean() + 1e-6:.2f}, deviation {values.std():.2f}"
+            for name, values in (("before", batch), ("after", normalised))]
+title = f"Batch normalisation puts {len(batch)} {pictures} on one scale; here is the first"
+finish_figure(plot_panels([batch[0], normalised[0] / 5 + 0.5], captions, 2), title, "layer_batch_normalisation", output_dir, data_kind)
+
+small = keras.ops.convert_to_numpy(layers.AveragePooling2D(max(1, pooled.shape[1] // 8))(pooled))[0, ..., 0]
+weights = np.random.default_rng(settings.SEED).normal(size=small.shape) / small.size**0.5
+panels, logit = [small / small.max(), weights / 0.5 + 0.5, small * weights / 0.2 + 0.5], np.sum(small * weights)
+captions = ["the map", "one weight a place (grey is 0)", "product, to be added up"]
+title = f"Dense: {small.size} products add up to {logit:.2f}; the sigmoid makes it a probability of {special.expit(logit):.2f}"
+finish_figure(plot_panels(panels, captions, 3), title, "layer_dense", output_dir, data_kind)
+
+# %%
+from cxr.network import build_baseline  # show
+
+# %% [markdown]
+# ### Augmentation
+#
+# A patient turned by three degrees or a film a little darker is still the same diagnosis. **Augmentation** makes another film of
+# the same chest in every epoch, **only in training**, so the network cannot learn films by heart, nor lean on what differs between
+# machines.
+#
+# - *Pose*: turn, zoom, stretch, shift, all in one step, because several steps would blur the film several times.
+# - *Exposure*: gamma (which bends the scale of greys, as another film does), contrast, brightness.
+# - *Texture*: in or out of focus, and grain.
+#
+# There is no left–right flip: it would put the heart on the wrong side. (`FLIP = True` tries it.)
+
+# %%
+from cxr.augment import RandomChange, RandomPose  # show
+
+# %%
+from cxr.augment import RandomExposure, RandomTexture, augment, build_augmentation  # show
+
+# %%
+keras.utils.set_random_seed(settings.SEED)
+augmentation = build_augmentation(settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
+variants = [keras.ops.convert_to_numpy(augmentation(255 * radiograph, training=True)) / 255 for _ in range(9)]
+title = f"One of the {pictures}, as ten epochs might show it"
+captions = ["as it is"] + ["augmented"] * 9
+finish_figure(plot_panels([radiograph, *variants], captions), title, "augmentation", output_dir, data_kind)
+
+# %% [markdown]
+# ### The main network
+#
+# Deeper networks see more, but plain ones stop learning when they get deep. A **residual block** [3] adds its input to its
+# output: the block only has to learn a *correction*, and the gradient finds a short way back.
+#
+# Ahead of everything, each picture is standardised to mean 0 and deviation 1 (a layer normalisation over the picture), so
+# exposure matters less. At the end, **global average pooling** takes the mean of each map instead of giving each place its
+# own dense weight; **dropout** blanks a share of these means during training, so that none becomes indispensable.
+
+# %%
+from cxr.network import normalise, residual_block  # show
+
+# %%
+from cxr.network import build_cnn  # show
+
+# %% [markdown]
+# ### How large are they, and how far does a unit see?
+#
+# In the diagrams, a box is a map (height × width × channels): the smaller, the fewer pixels, the deeper, the more channels.
+# **Parameters** are the numbers that training will set.
+#
+# The **receptive field** of a unit is the square of input pixels that can influence it. It grows with each convolution, and
+# faster after each halving. Where it is smaller than a lung, a unit judges texture in a patch; where it exceeds the picture, one
+# unit can weigh a haze on the left against the heart on the right. **Predict:** which of the two networks can?
+
+# %%
+networks = [build_baseline(settings.IMAGE_SIZE), build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)]
+for network, last in zip(networks, ("pool4", "features")):
+    field, step = receptive_field(network, last)
+    title = f"{network.name}: {len(network.layers)} layers, {network.count_params():,} parameters"
+    finish_figure(plot_architecture(network), title, f"architecture_{network.name}", output_dir, "diagram")
+    print(f"A unit of its last map can see {field} × {field} pixels of an input of {settings.IMAGE_SIZE} × {settings.IMAGE_SIZE}; "
+          f"neighbouring units look {step} pixels apart.")
+tour.finish()
+
+# %% [markdown]
+# ## 6. Train
+#
+# *Do the networks learn, and when should they stop?*
+#
+# After each batch, **backpropagation** works out how each weight should change to lower the **loss** (*binary cross-entropy*:
+# large when the network is confidently wrong), and the **optimizer** takes a small step that way, as large as the **learning
+# rate** says. Three callbacks watch the loss on the held-out patients:
+#
+# - **ReduceLROnPlateau** lowers the rate when it stops falling;
+# - **ModelCheckpoint** keeps the weights of the best epoch in a file;
+# - **EarlyStopping** ends the training when nothing improves any more.
+#
+# A training that is lost with its session goes on after its last finished epoch when you run everything again.
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 6 needs the tools and the settings: run section 0 first.")
+import cxr.train  # fold
+
+# %%
+from cxr.train import make_callbacks, train  # show
+
+# %% [markdown]
+# ### Two trainings
+#
+# First the baseline, for a few epochs; its validation scores are the ones to beat. Then the residual network. Every training is a
+# **run** with a name; its checkpoint, history and settings lie in `OUTPUT_DIR/runs/NAME/`. If *you* stop it (the square button),
+# the best epoch so far counts. **Predict:** where will the dashed validation curve leave the solid training curve?
+#
+# **How to read it:** both losses falling together: the network learns what carries over. Training falling while validation
+# rises: it learns films by heart (*overfitting*). Both high and flat: it cannot learn (*underfitting*). Augmentation and dropout
+# act in training only, so training may well look *worse* than validation.
+
+# %%
+settings = tour.start("6 Train", globals())
+make_deterministic(settings.DETERMINISTIC)
+runs_dir, holdout_id = output_dir / "runs", identify_holdout(pool_files)
+precision = choose_precision(settings.MIXED_PRECISION, device_kind, capability)
+holdout = make_batches("holdout", pool_files, [x_train, x_val], settings.BATCH_SIZE, devices=device_count)
+print(f"{fit_rows.sum():,} {pictures} to learn from, {len(holdout.labels):,} to validate on.")
+if settings.BASELINE_EPOCHS:
+    keras.utils.set_random_seed(settings.SEED)
+    fit = make_batches("fit", pool_files, [x_train, x_val], settings.BATCH_SIZE, settings.SEED, device_count)
+    with strategy.scope(), use_precision(precision):
+        baseline = build_baseline(settings.IMAGE_SIZE)
+        baseline.compile(keras.optimizers.Adam(settings.LEARNING_RATE), "binary_crossentropy",
+                         metrics=["accuracy", keras.metrics.AUC(name="auc")])
+        state = train(baseline, fit, holdout, settings.BASELINE_EPOCHS, runs_dir / "baseline", settings)
+    finish_run(state, settings, data_kind, holdout_id)
+
+# %%
+keras.utils.set_random_seed(settings.SEED)
+fit = make_batches("fit", pool_files, [x_train, x_val], settings.BATCH_SIZE, settings.SEED, device_count, settings.CLASS_WEIGHTS)
+with strategy.scope(), use_precision(precision):
+    model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)
+    if settings.AUGMENT:
+        model = augment(model, settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
+    model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY),
+                  "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
+    state = train(model, fit, holdout, settings.EPOCHS, runs_dir / settings.RUN_NAME, settings)
+history_table = finish_run(state, settings, data_kind, holdout_id)
+tour.finish((runs_dir / settings.RUN_NAME / "run.json").read_text())
+best = history_table.loc[history_table.val_loss.idxmin()]
+title = f"Validation loss is lowest ({best.val_loss:.3f}) in epoch {best.epoch:.0f} of {len(history_table)} ({pictures})"
+finish_figure(plot_history(history_table), title, "learning_curves", output_dir, data_kind)
+
+# %% [markdown]
+# ## 7. Evaluate
+#
+# *How good are the answers on patients that the network has never met, and how sure can we be of that?*
+#
+# - **Sensitivity**: the share of sick children that are found. **Specificity**: the share of healthy ones left in peace.
+# - **Precision** (PPV): the share of alarms that are right; **F1** joins it with sensitivity.
+# - **AUC**: the chance that a sick child gets a higher score than a healthy one, whatever the threshold.
+#
+# Each score has a 95 % interval from the **bootstrap**: draw patients at random, with repetition, measure again, a thousand times,
+# and see in which range the score lies.
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 7 needs the tools and the settings: run section 0 first.")
+from cxr.measure import (  # fold
+    adapt_to_prevalence,
+    calibration_error,
+    choose_for_cost,
+    choose_for_sensitivity,
+    compare_sets,
+    compare_thresholds,
+    describe_errors,
+    describe_rule,
+    measure,
+    predict_probabilities,
+    predictive_values,
+    to_logits,
+)
+
+# %%
+from cxr.measure import draw_patients, enclose, score  # show
+
+# %% [markdown]
+# ### Probabilities that mean what they say
+#
+# Of all children to whom a network gives 80 %, eighty in a hundred should be ill: then it is **calibrated**. Networks are
+# mostly surer than they should be. **Temperature scaling** [7] divides every logit by one number, the temperature, that is
+# fitted on validation; the order of the answers, and so the AUC, stays as it is. The **expected calibration error** (ECE) is
+# the average distance between what was said and what was so. **Predict:** will the temperature be above 1?
+
+# %%
+from cxr.measure import fit_temperature  # show
+
+# %% [markdown]
+# ### Where to draw the line
+#
+# A probability becomes an answer at a **threshold**. Counting sensitivity and specificity alike leads to the **Youden index** [6];
+# as a missed pneumonia is worse than a false alarm, ours makes *twice* the sensitivity plus the specificity as large as can be on the
+# held-out patients. But hardly any of their films gets an answer near the line, so a handful would place it by chance. So each film
+# counts several times: as it is, and with another exposure, sharpness or framing. **Guess first:** above or below 0.5?
+#
+# The network is read back from its file, is calibrated, and gets its threshold. Its answers for test are still unknown.
+
+# %%
+from cxr.shift import (  # fold
+    follow_shape,
+    hide_border,
+    join_changes,
+    keep_border,
+    measure_shifts,
+)
+
+# %%
+from cxr.measure import choose_threshold  # show
+
+settings = tour.start("7 Evaluate", globals())
+run_dir = output_dir / "runs" / settings.RUN_NAME
+holdout = make_batches("holdout", pool_files, [x_train, x_val], batch_size=64)
+y_holdout, holdout_files = holdout.labels, pool_files[pool_files.part == "holdout"]
+model, record, changed = validate_run(run_dir, holdout, holdout_files, settings)
+if settings.BASELINE_EPOCHS and (run_dir.parent / "baseline" / "run.json").exists():
+    validate_run(run_dir.parent / "baseline", holdout, holdout_files, settings)
+p_holdout, threshold, validation = changed["unchanged"], record["threshold"], record["validation"]
+print(f"On {len(y_holdout)} {pictures} held out, as they are and with {len(changed) - 1} changes, {describe_rule()} is largest at the "
+      f"threshold {threshold:.3f}.")
+
+# %%
+errors = record["calibration_error"]
+title = (f"Temperature {record['temperature']:.2f}: calibration error {errors['before']:.3f} before, {errors['after']:.3f} after "
+         f"({len(y_holdout)} {pictures})")
+said = {"before": special.expit(to_logits(p_holdout) * record["temperature"]), "after": p_holdout}
+finish_figure(plot_reliability(y_holdout, said), title, "reliability", output_dir, data_kind)
+
+# %% [markdown]
+# **How to read it:** points on the grey line are calibrated; below it the network says more than is so. A temperature above 1 takes
+# certainty away, one below 1 adds some. The bars are 95 % intervals: in the middle there are few images, so the points jump.
+#
+# ### What another threshold would cost
+#
+# To let sensitivity count twice is a choice, and others have their reasons too. **Guess first:** if one child in twenty
+# has pneumonia, how many of the alarms are right?
+
+# %%
+choices = {"ours": threshold, "Youden, films as they are": choose_threshold(y_holdout, p_holdout, miss=1),
+           "sensitivity 95 %": choose_for_sensitivity(y_holdout, p_holdout),
+           "a miss costs 5 alarms": choose_for_cost(y_holdout, p_holdout), "0.5": 0.5}
+compare_thresholds(y_holdout, p_holdout, choices).rename_axis(f"{len(y_holdout)} held-out {pictures}")
+
+# %% [markdown]
+# **How to read it:** PPV is the share of alarms that are right, NPV the share of all-clears. The fewer children are sick, the
+# more of the alarms are false, whatever the test. So a threshold belongs to a place and a purpose, and so does every PPV.
+#
+# ### What if the films were different?
+#
+# Another hospital, another machine: darker, softer, noisier, cut otherwise. Nothing about test may be looked at yet, but
+# the held-out films can be changed. **Predict:** which change hurts most?
+
+# %%
+shifts = measure_shifts(y_holdout, changed, threshold)
+together = measure(*join_changes(y_holdout, changed), threshold)
+title = (f"AUC {shifts.auc['unchanged']:.3f} on validation as it is, at worst {shifts.auc.min():.3f} "
+         f"({shifts.auc.idxmin()}), {together['auc']:.3f} for all together;\n{pictures}")
+finish_figure(plot_shifts(shifts), title, "shifts", output_dir, data_kind)
+
+# %% [markdown]
+# **How to read it:** where the AUC stays high and only sensitivity or specificity fall, the network still ranks the children
+# rightly and the *threshold* no longer fits. Where the AUC falls, it has lost the picture itself. The AUC for all films together is
+# that of one line for all: it falls too where a change carries healthy films across it.
+#
+# ### Test, opened once
+#
+# From here on nothing may be changed because of the answers: who tunes until test looks good has made it a second validation
+# set. **Predict:** higher or lower than validation? In a **confusion matrix** a row is the truth: bottom right is the sensitivity,
+# top left the specificity. **Curves** show other thresholds; dots are ours.
+
+# %%
+p_test = predict_probabilities(model, x_test)
+test = score(y_test, p_test, test_files.patient, threshold, settings.RESAMPLES, settings.SEED)
+sets = {"validation": (y_holdout, p_holdout), "test": (y_test, p_test)}
+matrices = [metrics.confusion_matrix(labels, said >= threshold, labels=[0, 1]) for labels, said in sets.values()]
+title = describe_errors(matrices[1], test, pictures)
+print(title)
+finish_figure(plot_confusion(matrices, ["validation (by patient)", "test"]), title, "confusion_matrix", output_dir, data_kind)
+title = f"AUC {validation['auc']['value']:.3f} on validation and {test['auc']['value']:.3f} on test ({pictures})"
+finish_figure(plot_curves(sets, threshold), title, "roc_pr_curves", output_dir, data_kind)
+tabulate_scores(validation=validation, test=test).rename_axis(pictures)
+
+# %% [markdown]
+# ### When test is not like validation
+#
+# Another share of sick children changes the **PPV** and the calibration even if the network works as before (Bayes' theorem).
+# Other films or patients change sensitivity and specificity themselves. What can be done honestly, with no label from test?
+# The share of the sick can be estimated from the answers alone, and the probabilities adapted to it [8]; that is the last row.
+# **Predict:** which columns will it mend?
+
+# %%
+learnt_share = pool_labels[fit_rows].mean()
+p_adapted, estimated_share = adapt_to_prevalence(p_test, learnt_share)
+table = compare_sets(sets | {"test, adapted": (y_test, p_adapted)}, threshold)
+print(f"Learnt from {learnt_share:.1%} sick; test is estimated to have {estimated_share:.1%}, and has {y_test.mean():.1%}.")
+table.style.format("{:.3f}").set_caption(pictures)
+
+# %% [markdown]
+# **How to read it:** smaller differences than the intervals above are noise. If *announced* and *truly* come closer and the
+# calibration error falls, it was the share that had changed. If specificity is lower on test than its validation interval allows,
+# the *films* of healthy children differ: no arithmetic mends that. Honest remedies need new, labelled films from the new place: to set
+# the threshold there, or to train with them. Moving the threshold until *this* test looks good is not one.
+#
+# The results are now put beside each other in `OUTPUT_DIR`: model, history, predictions, metrics, all of this run.
+
+# %%
+columns = ["split", "path", "label", "probability"]
+predictions = pd.concat([holdout_files.assign(split="validation", probability=p_holdout)[columns],
+                         test_files.assign(probability=p_test)[columns]], ignore_index=True)
+counted = {"train": y_train, "val": y_val, "test": y_test, "validation": y_holdout}
+report = {
+    "run": settings.RUN_NAME, "data": data_kind, "official_split": official, "settings": record["settings"],
+    "versions": describe_versions(), "device": f"{device_kind} ({device_name})", "seconds": tour.seconds,
+    "counts": {name: {"NORMAL": int((y == 0).sum()), "PNEUMONIA": int((y == 1).sum())} for name, y in counted.items()},
+    "unreadable": unreadable.to_dict("records"),
+    "temperature": record["temperature"],
+    "calibration_error": errors | {"test": calibration_error(y_test, p_test)},
+    "shifts": shifts.to_dict("index"),
+    "changed_together": {name: {"value": value} for name, value in together.items()},
+    "threshold": {"value": threshold, "how": f"largest {describe_rule()} on validation, films as they are and changed"},
+    "validation": validation | {"confusion_matrix": matrices[0]},
+    "test": test | {"confusion_matrix": matrices[1]}}
+publish_run(output_dir, run_dir, model, predictions, report)
+tour.finish(threshold, p_test)
+
+# %% [markdown]
+# ## 8. Look at the answers
+#
+# *Where is the network wrong, and what does it look at?*
+#
+# **Predict:** are its worst mistakes films on which you would hesitate yourself?
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 8 needs the tools and the settings: run section 0 first.")
+from cxr.explain import check_grad_cam, plot_grad_cam  # fold
+
+# %%
+settings = tour.start("8 Look at the answers", globals())
+answers = p_test >= threshold
+wrong = sorted(np.flatnonzero(answers != y_test), key=lambda row: -abs(p_test[row] - threshold))
+print(f"{len(wrong)} of {len(y_test)} {pictures} in test are answered wrongly.")
+if wrong:
+    captions = [f"{Look.names[y_test[row]]}, answer {p_test[row]:.3f}" for row in wrong[:10]]
+    title = f"Mistakes on test, the farthest from the threshold first ({pictures})"
+    finish_figure(plot_panels(x_test[wrong[:10]], captions, colours=Look.paint(y_test[wrong])), title, "mistakes", output_dir, data_kind)
+
+# %% [markdown]
+# **How to read it:** the caption gives the label and the probability of PNEUMONIA. A confident mistake on a clear film is
+# the network's; one on a film that nobody could read may be the label's. Look for what they share: exposure, rotation,
+# tubes and electrodes, the child's age.
+#
+# ### Bacterial and viral
+#
+# The network was only told "pneumonia". The file names tell us which kind, so we can ask which one it finds more easily. A
+# consolidation changes one place a lot, a haze the whole lung a little: which of the two would you rather search for?
+
+# %%
+rows = {}
+for finding in ("bacterial", "viral"):
+    chosen = ((test_files.finding == finding) | (test_files.label == 0)).to_numpy()
+    if (test_files.finding == finding).any():
+        scores = score(y_test[chosen], p_test[chosen], test_files.patient[chosen], threshold, settings.RESAMPLES, settings.SEED)
+        rows[finding] = {"images": int((test_files.finding == finding).sum()),
+                         **tabulate_scores(one={key: scores[key] for key in ("sensitivity", "auc")}).one}
+pd.DataFrame(rows).T.rename(columns={"auc": "AUC against normal"}).rename_axis(f"test, {pictures}")
+
+# %% [markdown]
+# Where the two intervals overlap widely, this test cannot say which kind is harder.
+#
+# ### Grad-CAM: where does it look?
+#
+# **Grad-CAM** [4] asks how the logit would change if each map of the last convolutional layer were a little stronger, and
+# adds up the maps with these gradients as weights. Bright places speak for the network's answer. But a map can please and mean
+# nothing, so there are two checks. A network with **random weights** must give another map, or the map shows the picture and not
+# what was learnt [9]. And covering the **brightest square** must lower the score more than covering one anywhere. **Guess first:**
+# by how much?
+
+# %%
+from cxr.explain import grad_cam  # show
+
+# %%
+kinds = {"hit": (y_test == 1) & answers, "miss": (y_test == 1) & ~answers,
+         "healthy, passed": (y_test == 0) & ~answers, "false alarm": (y_test == 0) & answers}
+drawn = {kind: np.random.default_rng(settings.SEED).permutation(np.flatnonzero(chosen))[:4] for kind, chosen in kinds.items()}
+rows = np.concatenate(list(drawn.values()))
+captions = [f"{kind}: {p_test[row]:.3f}" for kind, chosen in drawn.items() for row in chosen]
+title = "What speaks for the answer: " + ", ".join(f"{chosen.sum()} × {kind}" for kind, chosen in kinds.items()) + f" ({pictures})"
+figure = plot_grad_cam(x_test[rows], grad_cam(model, x_test[rows], answers[rows]), captions, Look.paint(y_test[rows]))
+finish_figure(figure, title, "grad_cam", output_dir, data_kind)
+
+# %%
+some = np.random.default_rng(settings.SEED).permutation(len(y_test))[:48]
+checks = check_grad_cam(model, x_test[some], answers[some], test_files.patient.iloc[some], settings.RESAMPLES, settings.SEED)
+alike, hottest, anywhere = (f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in checks.values())
+print(f"On {len(some)} {pictures}: rank correlation with maps of random weights {alike} (1: the same map).\n"
+      f"The logit of the answer falls by {hottest} under a square where the map is brightest, by {anywhere} under one anywhere.")
+
+# %% [markdown]
+# **How to read it:** bright on the lungs is what one hopes for; bright on a letter, a border, a tube or the belly means that the
+# network may use something other than the disease. A correlation near 1 would mean that training hardly matters for the map. If the two
+# falls do not differ by more than their intervals, do not believe the map.
+#
+# ### Shortcuts: does it read the letters, or the frame?
+#
+# Films carry letters and edges, and may be framed otherwise for a sick child. **Predict:** what AUC is left when only the outer
+# frame can be seen, and what when it is hidden? The linear classifier of section 4 shows what the frame alone *can* tell.
+
+# %%
+views = {"the whole film": holdout, "the frame hidden": change_batches(holdout, hide_border),
+         "only the frame": change_batches(holdout, keep_border)}
+said = {name: (predict_probabilities(model, batches), holdout_files.patient, threshold) for name, batches in views.items()}
+framed = np.stack([keep_border(picture) for picture in thumbnails])
+linear = special.expit(answer_linearly(framed, pool_labels, fit_rows)[~fit_rows])
+said["only the frame, linear classifier"] = linear, holdout_files.patient, 0.5
+rows = {name: score(y_holdout, *answer, settings.RESAMPLES, settings.SEED) for name, answer in said.items()}
+tabulate_scores(**rows).loc[["auc", "accuracy"]].rename_axis(f"held-out {pictures}")
+
+# %%
+for label, name in enumerate(Look.names):
+    own = y_test == label
+    value, low, high = follow_shape(test_files[own], p_test[own], settings.RESAMPLES, settings.SEED)
+    print(f"Among {name}, the answer follows width / height with a rank correlation of {value:.2f} [{low:.2f}, {high:.2f}]."
+          if np.isfinite(value) else f"{name}: all have one shape, so no answer can follow it.")
+
+# %% [markdown]
+# **How to read it:** if the AUC hardly falls with the frame hidden, the network does not need it (accuracy may fall all the same: a
+# grey frame makes a strange film). If the linear classifier does well on the frame alone, the *data* offer a shortcut, whether or
+# not ours takes it. Within one class the shape should not matter: a correlation surely away from 0 is a warning.
+#
+# ### Your own picture
+#
+# A network answers whatever it is shown, a cat too. So first: **how unlike the training images is it?** Average pooling has made
+# a few hundred numbers of each picture, its **features**; the **Mahalanobis distance** [11] tells how far it lies from the middle
+# of the training images. Colour, shape and a DICOM header are checked as well. A warning takes the answer away, but the absence of
+# one does not make it right.
+
+# %%
+import cxr.dicom  # fold
+
+# %%
+from cxr.picture import Familiar, show_picture  # fold
+
+# %%
+familiar = Familiar(model, make_batches("fit", pool_files, [x_train, x_val], 64), holdout, pool_files, seed=settings.SEED)
+print(f"Beyond {familiar.cut:.1f}, the cut-off, lie {np.mean(familiar.usual > familiar.cut):.1%} of {len(familiar.usual)} held-out "
+      f"{pictures} and {np.mean(familiar.measure(x_test) > familiar.cut):.1%} of the {len(x_test)} of test.")
+
+# %%
+# @title Your own picture: JPEG, PNG or DICOM; in Colab, drag it into the Files panel. Show only what may leave its hospital
+MY_PICTURE = ""  # @param {type:"string"}
+if "familiar" not in globals() or familiar.model is not model:
+    raise RuntimeError("Your own picture needs the trained network and its answers: run section 8 from its start.")
+path = home / Path(MY_PICTURE).expanduser() if MY_PICTURE else data_dir / test_files.path[settings.SEED % len(test_files)]
+show_picture(path, model, familiar, threshold, output_dir, "own" if MY_PICTURE else data_kind, pictures)
+
+# %% [markdown]
+# ## 9. Change one thing
+#
+# *Did a change help, or was it luck?*
+#
+# **To add a run:** in the settings cell of section 0, give a new `RUN_NAME` and change **one** setting, as `AUGMENT = False`. Run
+# that cell, then sections 6 and 7 (for `IMAGE_SIZE` sections 2 to 5 before them), then this one. `BASELINE_EPOCHS = 0` saves the
+# time of the baseline.
+#
+# **Predict**, and write it down: will the AUC rise or fall, and by how much?
+#
+# Every run keeps its record on disk, so after a restart section 0 and this one show them all. They are compared on
+# **validation**, because test must not choose anything.
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 9 needs the tools and the settings: run section 0 first.")
+from cxr.measure import draw_patients, enclose  # again
+from cxr.compare import (  # fold
+    compare_runs,
+    describe_differences,
+    find_reference,
+    is_sure,
+    plot_runs,
+    show_runs,
+)
+
+# %%
+settings = tour.start("9 Change one thing", globals())
+runs = list_runs(output_dir / "runs")
+show_runs(runs)
+
+# %% [markdown]
+# **Compare in pairs.** The intervals in the table say how far each score may be off by the luck of which patients were held out.
+# But the runs share that luck: a hard film is hard for all. So draw patients, measure both networks on the *same* draw, subtract,
+# and repeat.
+#
+# If the interval of the difference includes 0, this validation set cannot tell the runs apart: keep the simpler one. If not, other
+# *patients* would probably agree, but perhaps not another `SEED`: repeat both with `SEED` 1 and 2, under new names. The best of
+# many runs owes part of its lead to luck. So choose here, and open test **once**.
+
+# %%
+differences = compare_runs(runs, settings.RESAMPLES, settings.SPLIT_SEED)
+others = [one["name"] for one in runs if one["name"] in differences]
+sure = sum(is_sure(differences[name]["auc"]) for name in others)
+title = (f"{sure} of {len(others)} runs differ in AUC from the reference by more than the luck of the patients "
+         f"({name_pictures(runs[0]['data'])})")
+if find_reference(runs):
+    finish_figure(plot_runs(runs, differences), title, "runs", output_dir, runs[0]["data"])
+print(describe_differences(runs, differences))
+
+# %% [markdown]
+# ## 10. Limits, exercises
+#
+# *What may you conclude from all this, and what not?*
+#
+# **Not for diagnosis.** This network has seen children of one to five years from one hospital, and knows two answers: what is neither
+# (a tumour, an adult, a cat) still gets a number. Some labels are wrong; who is one patient is guessed from file names; sick and
+# healthy children may differ in more than disease; another hospital will not be like validation.
+#
+# Weights without such a description are dangerous. A **model card** [10] says it on a page, filled from the record of this run. Read
+# it as somebody who was not here: would you trust this network? (`best.keras` needs Keras;
+# `published.export("model.onnx", format="onnx")` translates it for other programs. Compare its answers before you use it.)
+
+# %%
+if "tour" not in globals():
+    raise RuntimeError("Section 10 needs the tools and the settings: run section 0 first.")
+from cxr.card import write_card  # fold
+
+# %%
+settings = tour.start("10 Limits, exercises", globals())
+published = keras.models.load_model(output_dir / "best.keras")  # what section 7 put there, as anybody else gets it
+write_whole(output_dir / "model_card.md", write_card(report, published))
+report["seconds"] = {title: seconds for title, seconds in tour.seconds.items() if not title.startswith("10")}
+write_whole(output_dir / "metrics.json", as_json(report))
+left = ", ".join(sorted(path.name for path in output_dir.iterdir() if "unfinished" not in path.name))
+print(f"This run on {pictures} took {sum(tour.seconds.values()) / 60:.1f} minutes and left in {output_dir}: {left}.")
+
+# %% [markdown]
+# ### Exercises
+#
+# Write your guess down first. The folded cell has a solution of each: set `EXERCISE` and run it.
+#
+# 1. **Another kernel.** Use one that answers to edges from left to right. *Expect:* other outlines; ribs fade.
+# 2. **A rare disease.** At which share of sick children is every second alarm of ours false? *Expect:* a small one.
+# 3. **In the mirror.** Average the answers for each film and its mirror image. *Expect:* little gain.
+
+# %% tags=["hide-input"]
+# @title Solutions
+EXERCISE = 0  # @param [0, 1, 2, 3] {type:"raw"}
+if EXERCISE == 1:
+    sideways = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], "float32")
+    convolution.set_weights([sideways[:, :, None, None]])
+    turned = keras.ops.convert_to_numpy(convolution(radiograph))
+    figure = plot_panels([radiograph, edges / 4 + 0.5, turned / 4 + 0.5], ["input", "from the top", "from the left"], 3)
+    finish_figure(figure, "Two kernels", "exercise_1", output_dir, data_kind)
+if EXERCISE == 2:
+    at = validation["sensitivity"]["value"], validation["specificity"]["value"]
+    share = (1 - at[1]) / (1 - at[1] + at[0])  # where sensitivity x share = (1 - specificity) x (1 - share)
+    print(f"At {share:.2%} sick, {predictive_values(*at, share)[0]:.0%} of the alarms are right.")
+if EXERCISE == 3:
+    mirrored = predict_probabilities(model, change_batches(holdout, lambda picture: picture[:, ::-1]))
+    both = special.expit((to_logits(p_holdout) + to_logits(mirrored)) / 2)
+    for name, said in {"as it is": p_holdout, "mirrored": mirrored, "mean of both": both}.items():
+        auc = score(y_holdout, said, holdout_files.patient, threshold, settings.RESAMPLES, settings.SEED)["auc"]
+        print(f"{name}: AUC {auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]")
+
+# %% [markdown]
+# ### References and licence
+#
+# 1. Kermany, Zhang, Goldbaum: *Labeled … Chest X-Ray Images for Classification*, doi:10.17632/rscbjbr9sj.
+# 2. Kermany et al.: *Identifying Medical Diagnoses …*, Cell 172, 2018.
+# 3. He et al.: *Deep Residual Learning*, arXiv:1512.03385.
+# 4. Selvaraju et al.: *Grad-CAM*, arXiv:1610.02391.
+# 5. Araujo et al.: *Computing Receptive Fields*, Distill, 2019.
+# 6. Youden: *Index for rating diagnostic tests*, Cancer 3, 1950.
+# 7. Guo et al.: *On Calibration of Neural Networks*, arXiv:1706.04599.
+# 8. Saerens et al.: *Adjusting the Outputs of a Classifier …*, Neural Computation 14, 2002.
+# 9. Adebayo et al.: *Sanity Checks for Saliency Maps*, arXiv:1810.03292.
+# 10. Mitchell et al.: *Model Cards*, arXiv:1810.03993.
+# 11. Lee et al.: *Detecting Out-of-Distribution Samples*, arXiv:1807.03888.
+#
+# Code: MIT licence. Radiographs: CC BY 4.0.

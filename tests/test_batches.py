@@ -1,0 +1,116 @@
+"""Batches: the right images in the right order, weighed so that a mean over them is the mean of the images that count."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr.batches import ImageBatches, change_batches, fingerprint, gather_images, make_batches
+
+
+def levels(first, count):
+    """Images of one pixel, with the grey levels that follow on the first."""
+    return np.arange(first, first + count, dtype=np.uint8).reshape(count, 1, 1, 1)
+
+
+def test_batches_show_each_image_once_an_epoch_in_an_order_that_the_seed_decides():
+    arrays = [levels(0, 50), levels(50, 10)]
+    rows = np.arange(1, 60, 2)
+    batches = ImageBatches(arrays, rows, rows * 2, 8, seed=3)
+    epochs = []
+    for epoch in range(3):
+        images, labels = (np.concatenate(parts) for parts in zip(*(batches[number] for number in range(len(batches)))))
+        assert [len(batches[number][0]) for number in range(len(batches))] == [8, 8, 8, 6]
+        assert sorted(images.ravel()) == rows.tolist() and np.array_equal(images.ravel() * 2, labels)
+        epochs.append(images.ravel().tolist())
+        batches.start_epoch(epoch + 1)
+    assert len({tuple(order) for order in epochs}) == 3
+    again = ImageBatches(arrays, rows, rows * 2, 8, seed=3)
+    assert again[0][0].ravel().tolist() == epochs[0][:8]
+    again.start_epoch(2)
+    assert again[0][0].ravel().tolist() == epochs[2][:8], "an epoch's order does not depend on those before"
+    assert ImageBatches(arrays, rows, rows * 2, 8, seed=4)[0][0].ravel().tolist() != epochs[0][:8]
+    plain = ImageBatches(arrays, rows[::-1], rows, 8)
+    plain.start_epoch(1)
+    assert plain[0][0].ravel().tolist() == rows[::-1][:8].tolist()
+
+
+def test_arrays_are_counted_through_as_one():
+    arrays = [levels(0, 3), levels(0, 0), levels(100, 2), levels(200, 4)]
+    assert gather_images(arrays, np.array([8, 2, 3, 0, 5, 4, 3])).ravel().tolist() == [203, 2, 100, 0, 200, 101, 100]
+
+
+def test_a_change_sees_one_picture_and_what_it_gives_is_rounded_and_kept_within_the_greys():
+    seen = []
+
+    def change(picture):
+        seen.append((picture.shape, picture.dtype))
+        return picture * 2 - 20.4
+
+    images = np.array([[[0, 10], [11, 50]], [[100, 137], [138, 255]]], np.uint8)[..., None]
+    before = images.copy()
+    changed = gather_images([images], np.array([1, 0]), change)
+    assert changed.dtype == np.uint8 and changed[..., 0].tolist() == [[[180, 254], [255, 255]], [[0, 0], [2, 80]]]
+    assert seen == [((2, 2), np.float32)] * 2 and np.array_equal(images, before)
+
+
+def test_changed_batches_have_the_same_labels_and_no_order_of_their_own():
+    batches = ImageBatches([levels(0, 10)], np.arange(10)[::-1], np.arange(10) % 3, 4)
+    brighter = change_batches(batches, lambda picture: picture + 60)
+    assert len(brighter) == 3
+    for number in range(3):
+        assert np.array_equal(brighter[number][0], batches[number][0] + 60)
+        assert np.array_equal(brighter[number][1], batches[number][1])
+
+
+def test_images_that_fill_up_a_batch_do_not_count():
+    """Three images become four, so that a mean over six has to be that over five."""
+    batches = ImageBatches([levels(0, 5)], np.arange(5), np.array([0, 0, 0, 1, 1]), 3, devices=2, class_weights=[0.5, 2])
+    first, second = batches[0], batches[1]
+    assert first[0].ravel().tolist() == [0, 1, 2, 0] and second[0].ravel().tolist() == [3, 4]
+    assert first[2].tolist() == pytest.approx([0.6, 0.6, 0.6, 0]) and second[2].tolist() == pytest.approx([2.4, 2.4])
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 8])
+@pytest.mark.parametrize(("count", "size"), [(1, 4), (7, 4), (8, 4), (25, 16), (64, 16), (30, 5)])
+@pytest.mark.parametrize("class_weights", [None, [0.25, 3]])
+def test_the_mean_over_an_epoch_is_the_mean_of_the_images_that_count(devices, count, size, class_weights):
+    """As Keras works it out: the sum of weight times value, by the number of images, those of weight 0 included."""
+    generator = np.random.default_rng(count)
+    images, labels = generator.integers(0, 256, (count, 1, 1, 1), np.uint8), generator.integers(2, size=count)
+    batches = ImageBatches([images], np.arange(count), labels, size, 0, devices, class_weights)
+    parts = [batches[number] for number in range(len(batches))]
+    assert all(len(part[0]) % devices == 0 and {len(one) for one in part} == {len(part[0])} for part in parts)
+    assert len(parts[0]) == (2 if devices == 1 and class_weights is None else 3)
+    if len(parts[0]) == 3:
+        values, _, weights = (np.concatenate(some) for some in zip(*parts))
+        expected = np.mean(np.array(class_weights or [1, 1])[labels] * images.ravel())
+        assert (weights * values.ravel()).sum() / len(values) == pytest.approx(expected, rel=1e-5)
+        assert np.isfinite(weights).all() and weights.dtype == np.float32
+
+
+POOL = pd.DataFrame({"part": ["fit", "holdout", "fit", "fit", "fit", "holdout"], "label": [1, 0, 1, 0, 1, 1]})
+
+
+def test_a_part_of_the_pool_gives_its_images_with_their_labels():
+    arrays = [levels(10, 4), levels(20, 2)]
+    images, labels = make_batches("holdout", POOL, arrays, 8)[0]
+    assert images.ravel().tolist() == [11, 21] and labels.tolist() == [0, 1] and labels.dtype == np.uint8
+    images, labels = make_batches("fit", POOL, arrays, 8, seed=1)[0]
+    assert dict(zip(images.ravel().tolist(), labels.tolist())) == {10: 1, 12: 1, 13: 0, 20: 1}
+
+
+def test_with_balance_both_classes_weigh_the_same_and_an_image_one_on_average():
+    _, labels, weights = make_batches("fit", POOL, [levels(0, 6)], 8, balance=True)[0]
+    assert weights[labels == 0].sum() == pytest.approx(2) and weights[labels == 1].sum() == pytest.approx(2)
+    assert weights[labels == 1] == pytest.approx([2 / 3] * 3)
+
+
+def test_the_fingerprint_tells_other_images_and_labels_and_nothing_else():
+    def of(*arrays, rows=(0, 2, 4), labels=(1, 0, 1), size=2, seed=None):
+        return fingerprint(ImageBatches(arrays or [levels(0, 6)], np.array(rows), np.array(labels, np.uint8), size, seed))
+
+    usual = of()
+    assert len(usual) == 8 and usual == of() == of(size=3) == of(seed=5)
+    others = [of(rows=(0, 2, 5)), of(labels=(0, 0, 1)), of(levels(0, 7)), of(levels(0, 3), levels(3, 3)),
+              of(rows=(0, 2), labels=(1, 0))]
+    assert len({usual, *others}) == 6

@@ -1,0 +1,206 @@
+"""The data set at hand is found, listed without losing a file, and named for what it is."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cxr.dataset import (
+    check_patients,
+    check_unreadable,
+    describe_data,
+    find_data,
+    find_mounted,
+    identify_data,
+    is_official,
+    list_images,
+    parse_name,
+)
+from cxr.images import load_split
+from cxr.phantoms import write_phantoms
+from cxr.release import ChestXray, count_images
+
+
+def test_without_a_network_phantoms_are_drawn_once_and_found_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cxr.dataset.write_phantoms", lambda folder: write_phantoms(folder, 4, 2, 2))
+    folder = find_data(tmp_path, "")
+    assert "No download" in capsys.readouterr().out and count_images(folder)["train/PNEUMONIA"] == 3
+    monkeypatch.setattr("cxr.dataset.write_phantoms", None)
+    assert find_data(tmp_path, "") == folder
+
+
+def test_what_is_downloaded_is_used(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("cxr.dataset.download_data", asked.append)
+    assert find_data(tmp_path, "") == tmp_path / "data/chest_xray" and asked == [tmp_path / "data/chest_xray"]
+
+
+def test_data_that_are_there_are_used_and_a_named_folder_wins(tiny, capsys):
+    home = tiny.parent
+    (home / "data").mkdir()
+    tiny.rename(home / "data/chest_xray")
+    assert find_data(home, "") == home / "data/chest_xray"
+    assert "nothing to download" in capsys.readouterr().out
+    assert find_data(home, "elsewhere") == home / "elsewhere"
+
+
+@pytest.mark.parametrize("place", ["mounted", "hub/datasets/paultimothymooney/chest-xray-pneumonia/versions/2"])
+def test_a_mounted_data_set_is_used_where_it_lies(tiny, tmp_path, monkeypatch, place):
+    """What Colab and Kaggle mount, and what kagglehub has downloaded (its newest version)."""
+    monkeypatch.setattr(ChestXray, "mounts", (str(tmp_path / "mounted/chest_xray"),))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "../1/chest_xray").mkdir(parents=True)
+    tiny.rename(tmp_path / place / "chest_xray")
+    assert find_data(tmp_path / "home", "") == tmp_path / place / "chest_xray"
+    assert not (tmp_path / "home").exists()
+
+
+def test_files_that_are_hidden_do_not_count_and_others_are_never_dropped(tiny):
+    before = len(list_images(tiny))
+    (tiny / "train/NORMAL/.DS_Store").write_bytes(b"x")
+    (tiny / "train/NORMAL/._IM-0001-0001.jpeg").write_bytes(b"x")
+    (tiny / "train/NORMAL/notes.txt").write_bytes(b"x")
+    files = list_images(tiny)
+    assert len(files) == before + 1 and "train/NORMAL/notes.txt" in set(files.path)
+
+
+def test_a_folder_that_is_missing_or_empty_is_named(tiny):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        list_images(tiny / "nowhere")
+    for path in (tiny / "test/NORMAL").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"test/NORMAL is empty"):
+        list_images(tiny)
+    (tiny / "test/NORMAL").rmdir()
+    with pytest.raises(FileNotFoundError, match=r"lacks the folder .*test/NORMAL"):
+        list_images(tiny)
+
+
+def test_a_missing_val_folder_is_told_and_accepted(tiny, capsys):
+    shutil.rmtree(tiny / "val")
+    assert set(list_images(tiny).split) == {"train", "test"}
+    assert "no val folder" in capsys.readouterr().out
+
+
+def test_one_image_a_class_is_too_little_and_said_so(tiny):
+    files = list_images(tiny)
+    one_each = files.groupby(["split", "label"]).head(1)
+    one_each = one_each[one_each.split != "val"]
+    with pytest.raises(ValueError, match="1 NORMAL image"):
+        check_patients(one_each)
+
+
+@pytest.mark.parametrize(("name", "label", "expected"), [
+    ("IM-0115-0001.jpeg", 0, ("IM-115", "normal", True)),
+    ("NORMAL2-IM-0383-0001-0002.jpeg", 0, ("IM-383", "normal", True)),
+    ("person1_bacteria_2.jpeg", 1, ("person1", "bacterial", True)),
+    ("person1000_virus_1681.jpeg", 1, ("person1000", "viral", True)),
+    ("scan7.png", 1, ("pneumonia scan7.png", "unknown", False)),
+])
+def test_file_names_give_patient_and_finding(name, label, expected):
+    assert parse_name(name, label) == expected
+
+
+def test_the_kind_of_data_is_read_from_the_files(tiny):
+    assert identify_data(tiny, list_images(tiny)) == "phantom"
+    for path in tiny.rglob("*.jpeg"):
+        Image.new("L", (40, 40), 100).save(path)
+    assert identify_data(tiny, list_images(tiny)) == "chest-xray-pneumonia"
+    for number, path in enumerate(sorted(tiny.rglob("*.jpeg"))):
+        path.rename(path.with_name(f"scan{number}.jpeg"))
+    assert identify_data(tiny, list_images(tiny)) == "other"
+
+
+def test_a_file_that_cannot_be_opened_does_not_hide_the_kind(tiny):
+    files = list_images(tiny)
+    (tiny / files.path[0]).unlink()
+    (tiny / files.path[1]).write_bytes(b"")
+    assert identify_data(tiny, files) == "phantom"
+
+
+def test_a_folder_one_too_high_is_told_apart(tiny):
+    with pytest.raises(FileNotFoundError, match="one folder too high"):
+        list_images(tiny.parent)
+
+
+def test_unreadable_files_are_named_and_joined_to_one_table(tiny, capsys):
+    files = list_images(tiny)
+    chosen = [files.path[files.split == split].iloc[4] for split in ("train", "test")]
+    (tiny / chosen[0]).write_bytes(b"")
+    (tiny / chosen[1]).unlink()
+    loaded = [load_split(tiny, files[files.split == split], 32, split)[2] for split in ("train", "val", "test")]
+    capsys.readouterr()
+    table = check_unreadable(files, loaded)
+    assert table.path.tolist() == chosen and table.index.tolist() == [0, 1]
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "2 of 36 files could not be read:" and lines[0] == f"- {chosen[0]}: the file is empty"
+    assert len(lines) == 2 and lines[1].startswith(f"- {chosen[1]}: ") and "No such file" in lines[1]
+    assert check_unreadable(files, [loaded[1]]).empty
+    assert capsys.readouterr().out == "0 of 36 files could not be read.\n"
+
+
+def test_a_class_of_test_without_a_readable_file_stops_the_run(tiny):
+    files = list_images(tiny)
+    lost = files[files.path.str.startswith("test/NORMAL")][["path"]].assign(problem="the file is empty")
+    assert len(lost) == 3
+    with pytest.raises(ValueError, match=f"No file in test/NORMAL can be read: replace {', '.join(lost.path)}"):
+        check_unreadable(files, [lost])
+    check_unreadable(files, [lost[1:]])
+
+
+def test_unreadable_files_count_as_missing_patients(tiny):
+    files = list_images(tiny)
+    own = files[(files.label == 1) | (files.split == "test") | (files.patient == files.patient[0])]
+    lost = own[(own.label == 0) & (own.split != "test")][["path"]].assign(problem="the file is empty")
+    with pytest.raises(ValueError, match=r"0 NORMAL image\(s\) of 0 patient\(s\)"):
+        check_unreadable(own, [lost])
+
+
+def test_too_many_unreadable_files_stop_the_run_with_the_first_name(tiny):
+    paths = sorted((tiny / "train/PNEUMONIA").iterdir())
+    for path in paths[:4]:
+        path.write_bytes(b"junk")
+    files = list_images(tiny)
+    broken = load_split(tiny, files, 32, "test")[2]
+    with pytest.raises(ValueError, match=f"4 of 36 files.*{paths[0].name}"):
+        check_unreadable(files, [broken])
+    many = pd.concat([files] * 40, ignore_index=True).assign(path=lambda table: [f"{n} {path}" for n, path in enumerate(table.path)])
+    lost = pd.DataFrame({"path": many.path[:15], "problem": "the file is empty"})
+    with pytest.raises(ValueError, match="15 of 1440"):
+        check_unreadable(many, [lost])
+    check_unreadable(many, [lost[:7], lost[7:14]])  # 1 % of them is 14.4
+
+
+def test_a_data_set_whose_classes_have_one_patient_is_refused_when_it_is_listed(tiny):
+    """However many images it has."""
+    for path in (*(tiny / "train/NORMAL").iterdir(), *(tiny / "val/NORMAL").iterdir()):
+        path.rename(path.with_name(f"IM-0007-{path.stem}.jpeg"))
+    with pytest.raises(ValueError, match=r"8 NORMAL image\(s\) of 1 patient\(s\): at least 2 .*Add images to train/NORMAL"):
+        list_images(tiny)
+
+
+def test_only_the_whole_set_is_official(tiny, monkeypatch):
+    assert not is_official(tiny, "chest-xray-pneumonia")
+    monkeypatch.setattr(ChestXray, "counts", count_images(tiny))
+    assert is_official(str(tiny), "chest-xray-pneumonia") and not is_official(tiny, "phantom") and not is_official(tiny, "other")
+    next((tiny / "test/NORMAL").iterdir()).unlink()
+    assert not is_official(tiny, "chest-xray-pneumonia")
+
+
+@pytest.mark.parametrize(("kind", "official", "words"), [
+    ("phantom", False, "PHANTOM radiographs"), ("other", False, "each file counts as a patient of its own"),
+    ("chest-xray-pneumonia", True, "in the official split"), ("chest-xray-pneumonia", False, "cannot be compared with published ones")])
+def test_the_data_are_told_in_words(tmp_path, kind, official, words):
+    told = describe_data(tmp_path, pd.DataFrame({"path": ["a"] * 1234}), kind, official)
+    assert told.startswith(f"{tmp_path} holds 1,234 files") and words in told
+    assert ("official split." in told) == official
+
+
+def test_the_newest_version_that_kagglehub_has_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    for version in ("9", "10", "2"):
+        (tmp_path / "datasets" / ChestXray.slug / "versions" / version / "chest_xray").mkdir(parents=True)
+    assert [path.parent.name for path in find_mounted()[-3:]] == ["10", "9", "2"]
+    assert [str(path) for path in find_mounted()[:-3]] == list(ChestXray.mounts)

@@ -1,0 +1,240 @@
+"""DICOM: grey levels are those of the standard's formulas, or the file is refused; what the header says is passed on."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxr.dicom import read_dicom
+
+pydicom = pytest.importorskip("pydicom")
+
+STORED = np.array([[0, 1000, 2000], [3000, 3500, 4000]], np.uint16)
+
+
+def write_dicom(path, stored, syntax=pydicom.uid.ExplicitVRLittleEndian, **tags):
+    """Write an array, or the frame that a codec made of it, as a DICOM file with these tags set and those that are None left empty."""
+    header = pydicom.Dataset()
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = syntax
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = pydicom.uid.ComputedRadiographyImageStorage
+    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = pydicom.uid.generate_uid()
+    bits = stored.dtype.itemsize * 8
+    header.Rows, header.Columns = stored.shape[-2:] if stored.ndim < 3 or stored.shape[-1] > 3 else stored.shape[:2]
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.BitsAllocated, header.BitsStored, header.HighBit = bits, bits, bits - 1
+    header.PixelRepresentation, header.Modality = int(stored.dtype.kind == "i"), "DX"
+    header.PixelData = stored.tobytes()
+    for name, value in tags.items():
+        setattr(header, name, value)
+    header.save_as(path, enforce_file_format=True)
+    return path
+
+
+def look_up_table(descriptor, data, kind="OW"):
+    table = pydicom.Dataset()
+    table.add_new("LUTDescriptor", "US", descriptor)
+    table.add_new("LUTData", kind, data)
+    return [table]
+
+
+def view_code(value, meaning):
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "SCT", meaning
+    return [code]
+
+
+def levels_of(folder, stored, **tags):
+    """The grey levels, int (height, width), of an array with these tags."""
+    grey, _ = read_dicom(write_dicom(folder / "film.dcm", stored, **tags).read_bytes())
+    assert grey.dtype == np.uint8 and grey.shape == stored.shape
+    return grey.astype(int)
+
+
+SIGMOID = 1 / (1 + np.exp(-(STORED - 2000.0) / 1000))
+WINDOW = {"WindowCenter": 2000.5, "WindowWidth": 2001}
+DICOMS = {
+    "plain": ({}, STORED / 4000),
+    "inverted": ({"PhotometricInterpretation": "MONOCHROME1"}, 1 - STORED / 4000),
+    "window": (WINDOW, [[0, 0, 0.5], [1, 1, 1]]),
+    "two windows": ({"WindowCenter": [2000.5, 1], "WindowWidth": [4001, 2]}, [[0, 0.25, 0.5], [0.75, 0.875, 1]]),
+    "exact window": ({"WindowCenter": 2000, "WindowWidth": 8000, "VOILUTFunction": "LINEAR_EXACT"}, 0.25 + STORED / 8000),
+    "exact, narrow": ({"WindowCenter": 1000, "WindowWidth": 0.5, "VOILUTFunction": "LINEAR_EXACT"}, [[0, 0.5, 1], [1, 1, 1]]),
+    "sigmoid": ({"WindowCenter": 2000, "WindowWidth": 4000, "VOILUTFunction": "SIGMOID"}, SIGMOID),
+    "function without value": (WINDOW | {"VOILUTFunction": None}, [[0, 0, 0.5], [1, 1, 1]]),
+    "slope": ({"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 3000.5, "WindowWidth": 8001}, STORED / 4000),
+    "slope without value": (WINDOW | {"RescaleSlope": None, "RescaleIntercept": -1000}, [[0, 0, 0], [0.5, 0.75, 1]]),
+    "intercept without value": (WINDOW | {"RescaleSlope": 2, "RescaleIntercept": None}, [[0, 0.5, 1], [1, 1, 1]]),
+    "slope and intercept without value": ({"RescaleSlope": None, "RescaleIntercept": None}, STORED / 4000),
+    "inverted window": (WINDOW | {"PhotometricInterpretation": "MONOCHROME1"}, [[1, 1, 0.5], [0, 0, 0]]),
+    "window of width 1": ({"WindowCenter": 2000.5, "WindowWidth": 1}, [[0, 0, 0], [1, 1, 1]]),
+    "window without value": ({"WindowCenter": None, "WindowWidth": None}, STORED / 4000),
+    "window around 0": ({"WindowCenter": 0, "WindowWidth": 8001}, 0.5 + (STORED + 0.5) / 8000),
+    "empty list of tables": (WINDOW | {"VOILUTSequence": []}, [[0, 0, 0.5], [1, 1, 1]]),
+    "table without values": (WINDOW | {"VOILUTSequence": [pydicom.Dataset()]}, [[0, 0, 0.5], [1, 1, 1]]),
+    "neither table nor window": ({"VOILUTSequence": [pydicom.Dataset()], "ModalityLUTSequence": []}, STORED / 4000),
+    "padding": ({"PixelPaddingValue": 4000}, [[0, 2 / 7, 4 / 7], [6 / 7, 1, 0]]),
+    "padding, inverted": ({"PixelPaddingValue": 0, "PhotometricInterpretation": "MONOCHROME1"},
+                          [[0, 1, 2 / 3], [1 / 3, 1 / 6, 0]]),
+    "padding, a range": ({"PixelPaddingValue": 4000, "PixelPaddingRangeLimit": 3400}, [[0, 1 / 3, 2 / 3], [1, 0, 0]]),
+    "padding, window": (WINDOW | {"PixelPaddingValue": 4000}, [[0, 0, 0.5], [1, 1, 0]]),
+    "padding without value": ({"PixelPaddingValue": None}, STORED / 4000),
+}
+
+
+@pytest.mark.parametrize("name", DICOMS)
+def test_grey_levels_are_those_that_its_tags_ask_for(tmp_path, name):
+    tags, levels = DICOMS[name]
+    assert abs(levels_of(tmp_path, STORED, **tags) - 255 * np.asarray(levels)).max() <= 1
+
+
+@pytest.mark.parametrize("centre, width", [(2048, 4096), (100.5, 1), (7, 2), (-300, 900), (31000, 1.5), (60000, 65535)])
+def test_a_window_gives_what_the_pseudo_code_of_the_standard_gives(tmp_path, centre, width):
+    """PS3.3, C.11.2.1.2.1: the default function LINEAR, with y from 0 to 255."""
+    def see(x):
+        if x <= centre - 0.5 - (width - 1) / 2:
+            return 0
+        if x > centre - 0.5 + (width - 1) / 2:
+            return 255
+        return ((x - (centre - 0.5)) / (width - 1) + 0.5) * 255
+
+    near = [centre + step for step in (-2, -1, 0, 1, 2)]
+    stored = np.clip([[*near, 0, 1, 5000, 65535, centre - width / 3]], 0, 65535).astype(np.uint16)
+    levels = levels_of(tmp_path, stored, WindowCenter=centre, WindowWidth=width)
+    assert abs(levels - [[see(float(value)) for value in stored[0]]]).max() <= 0.5
+
+
+def test_signed_values_and_a_window(tmp_path):
+    stored = np.array([[-1000, 1000]], np.int16)
+    assert levels_of(tmp_path, stored, WindowCenter=0.5, WindowWidth=4001).tolist() == [[64, 191]]
+
+
+TABLES = {  # name: descriptor (entries, first value, bits), data, stored values, right answers
+    "8 bits in words": ([4, 0, 8], np.array([0, 200, 50, 255], np.uint16).tobytes(), [0, 1, 2, 3], [0, 200, 50, 255]),
+    "8 bits in bytes": ([4, 0, 8], bytes([0, 200, 50, 255]), [0, 1, 2, 3], [0, 200, 50, 255]),
+    "8 bits in bytes, an odd number": ([3, 0, 8], bytes([0, 200, 50, 0]), [0, 1, 2, 3], [0, 200, 50, 50]),
+    "8 bits, 1024 entries": ([1024, 0, 8], (np.arange(1024) // 4).astype(np.uint16).tobytes(), [0, 400, 1023, 9999], [0, 100, 255, 255]),
+    "from a value on": ([4, 100, 8], bytes([10, 200, 50, 255]), [0, 100, 101, 65535], [10, 10, 200, 255]),
+    "16 bits": ([4, 0, 16], np.array([0, 25700, 51400, 65535], np.uint16).tobytes(), [0, 1, 2, 3], [0, 100, 200, 255]),
+    "16 bits, the last one unused": ([4, 0, 16], np.array([0, 25700, 0, 32767], np.uint16).tobytes(), [0, 1, 2, 3], [0, 100, 0, 127]),
+    "12 bits, called 12": ([4, 0, 12], np.array([0, 1606, 3212, 4095], np.uint16).tobytes(), [0, 1, 2, 3], [0, 100, 200, 255]),
+    "12 bits, called 16": ([4, 0, 16], np.array([0, 1606, 3212, 4095], np.uint16).tobytes(), [0, 1, 2, 3], [0, 100, 200, 255]),
+    "16 bits, called 8": ([4, 0, 8], np.array([0, 25700, 51400, 65535], np.uint16).tobytes(), [0, 1, 2, 3], [0, 100, 200, 255]),
+    "bytes, called 16 bits": ([4, 0, 16], bytes([0, 100, 200, 255]), [0, 1, 2, 3], [0, 100, 200, 255]),
+    "65536 entries": ([0, 0, 16], np.arange(65536, dtype=np.uint16).tobytes(), [0, 25700, 51400, 65535], [0, 100, 200, 255]),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_look_up_table_gives_its_entries(tmp_path, name):
+    descriptor, data, stored, levels = TABLES[name]
+    stored = np.array([stored], np.uint16)
+    assert levels_of(tmp_path, stored, VOILUTSequence=look_up_table(descriptor, data)).tolist() == [levels]
+
+
+@pytest.mark.parametrize("ends", [{}, {"WindowCenter": 2000.5, "WindowWidth": 4001}])
+def test_the_values_of_a_modality_table_are_seen_through_the_window(tmp_path, ends):
+    table = look_up_table([4, 0, 12], np.array([0, 1000, 2000, 4000], np.uint16).tobytes())
+    levels = levels_of(tmp_path, np.array([[0, 1, 2, 3]], np.uint16), ModalityLUTSequence=table, **ends)
+    assert abs(levels - [[0, 63.75, 127.5, 255]]).max() <= 0.5
+
+
+def test_a_table_comes_before_a_window_and_after_a_slope(tmp_path):
+    table = look_up_table([4, 0, 8], [0, 200, 50, 255], "US")
+    both = levels_of(tmp_path, np.array([[0, 2, 4, 6]], np.uint16), VOILUTSequence=table, RescaleSlope=0.5, RescaleIntercept=0, **WINDOW)
+    assert both.tolist() == [[0, 200, 50, 255]]
+
+
+@pytest.mark.parametrize("kind, colour, level", [
+    ("RGB", (90, 90, 90), 90), ("RGB", (200, 0, 0), 0.299 * 200), ("YBR_FULL", (90, 128, 128), 90)])
+def test_colour_becomes_its_luminance(tmp_path, kind, colour, level):
+    stored = np.tile(np.uint8(colour), (8, 8, 1))
+    path = write_dicom(tmp_path / "a.dcm", stored, SamplesPerPixel=3, PhotometricInterpretation=kind, PlanarConfiguration=0)
+    assert abs(read_dicom(path.read_bytes())[0] - level).max() <= 0.5
+
+
+@pytest.mark.parametrize("overlay", [0, 1 << 12, 1 << 15])
+@pytest.mark.parametrize("syntax", ["native", "JPEG 2000"])
+def test_overlay_bits_above_bits_stored_are_no_grey(tmp_path, overlay, syntax):
+    stored = np.repeat(np.repeat(STORED, 16, 0), 16, 1)
+    marked = stored.copy()
+    marked[::3] |= np.uint16(overlay)
+    tags = {"BitsStored": 12, "HighBit": 11}
+    if syntax == "JPEG 2000":
+        coded = io.BytesIO()
+        Image.fromarray(marked).save(coded, "JPEG2000", irreversible=False, no_jp2=True)
+        tags |= {"syntax": pydicom.uid.JPEG2000Lossless, "PixelData": pydicom.encaps.encapsulate([coded.getvalue()])}
+    assert abs(levels_of(tmp_path, marked, **tags) - stored / 4000 * 255).max() <= 0.5
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_file_without_preamble_is_read(tmp_path, implicit):
+    path = write_dicom(tmp_path / "film.dcm", STORED, **WINDOW)
+    header = pydicom.dcmread(path)
+    bare = pydicom.Dataset(header)
+    pydicom.dcmwrite(path, bare, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
+    assert path.read_bytes()[128:132] != b"DICM"
+    assert abs(read_dicom(path.read_bytes())[0] - np.array([[0, 0, 127.5], [255, 255, 255]])).max() <= 0.5
+
+
+REFUSED = {
+    "window of width 0": (WINDOW | {"WindowWidth": 0}, "Window Width"),
+    "window narrower than 1": (WINDOW | {"WindowWidth": 0.5}, "Window Width"),
+    "negative window": (WINDOW | {"WindowWidth": -5, "VOILUTFunction": "LINEAR_EXACT"}, "Window Width"),
+    "unknown function": (WINDOW | {"VOILUTFunction": "CUBIC"}, "CUBIC"),
+    "table cut off": ({"VOILUTSequence": look_up_table([256, 0, 8], bytes(100))}, "100 entries of 256"),
+    "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_shown_rightly_is_refused(tmp_path, name):
+    tags, words = REFUSED[name]
+    with pytest.raises(ValueError, match=words):
+        levels_of(tmp_path, STORED, **tags)
+
+
+def test_a_window_that_is_no_number_is_refused(tmp_path):
+    whole = write_dicom(tmp_path / "film.dcm", STORED, WindowCenter=2000, WindowWidth=4000, RescaleSlope="1200").read_bytes()
+    assert b"1200" in whole and b"4000" in whole
+    with pytest.raises(ValueError, match="no number"):
+        read_dicom(whole.replace(b"1200", b"nan "))
+    with pytest.raises((ValueError, TypeError)):
+        read_dicom(whole.replace(b"4000", b"nan "))
+
+
+def test_a_film_within_few_values_keeps_its_levels_beside_padding(tmp_path):
+    film = np.arange(1000, 1256, dtype=np.uint16).reshape(16, 16)
+    framed = np.pad(film, 4, constant_values=65535)
+    levels = levels_of(tmp_path, framed, PixelPaddingValue=65535)
+    assert np.array_equal(levels[4:-4, 4:-4], np.arange(256).reshape(16, 16)) and set(levels[:4].ravel()) == {0}
+
+
+def test_a_missing_decoder_is_named(tmp_path):
+    frame = pydicom.encaps.encapsulate([b"\xff\xd8 no picture"])
+    path = write_dicom(tmp_path / "film.dcm", STORED, pydicom.uid.JPEGLossless, PixelData=frame)
+    with pytest.raises(RuntimeError, match=r"(?s)pylibjpeg.*pylibjpeg-libjpeg"):
+        read_dicom(path.read_bytes())
+
+
+@pytest.mark.parametrize("tags, word", [
+    ({"PatientAge": "045Y"}, "45 years"), ({"PatientBirthDate": "19800630", "StudyDate": "20200629"}, "39 years"),
+    ({"PatientAge": "003M"}, "0 years"), ({"PatientAge": "006Y"}, "6 years"), ({"PatientAge": "005Y"}, ""), ({"PatientAge": "030M"}, ""),
+    ({"ViewPosition": "LL"}, "side"), ({"ViewPosition": "LATERAL"}, "side"), ({"ViewPosition": "RLD"}, "side"),
+    ({"ViewCodeSequence": view_code("399173006", "left lateral")}, "left lateral"),
+    ({"ViewCodeSequence": view_code("R-10232", "seitlich")}, "seitlich"),
+    ({"ViewCodeSequence": view_code("399348003", "antero-posterior")}, ""),
+    ({"Modality": "MR"}, "MR"), ({"Modality": ""}, ""),
+    ({"BodyPartExamined": "KNEE"}, "KNEE"), ({"BodyPartExamined": "CHESTABDOMEN"}, "CHESTABDOMEN"),
+    ({"BodyPartExamined": "CHEST PA"}, ""), ({"BodyPartExamined": "PORT CHEST"}, ""), ({"BodyPartExamined": "THORAX_AP"}, ""),
+    ({"PatientAge": "003Y", "ViewPosition": "PA", "BodyPartExamined": "CHEST"}, "")])
+def test_what_a_header_says_against_it_is_passed_on(tmp_path, tags, word):
+    notes = read_dicom(write_dicom(tmp_path / "film.dcm", np.eye(32, dtype=np.uint8), **tags).read_bytes())[1]
+    assert len(notes) == bool(word) and all(word in note for note in notes)
+
+
+def test_many_frames_are_refused_with_their_number(tmp_path):
+    path = write_dicom(tmp_path / "many.dcm", np.zeros((3, 32, 32), np.uint8), NumberOfFrames=3)
+    with pytest.raises(ValueError, match="3 frames"):
+        read_dicom(path.read_bytes())

@@ -1,0 +1,530 @@
+"""Every picture is read rightly or refused with a reason; the cache is never stale, and never trusted when it is broken."""
+
+import itertools
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from PIL import Image, ImageOps
+
+from cxr import images
+from cxr.dataset import list_images
+from cxr.images import describe_arrays, keep_good, load_split, read_image
+
+
+def halves(mode, dark, bright, size=(64, 48)):
+    """A picture whose left half is dark and whose right half is bright."""
+    picture = Image.new(mode, size, dark)
+    picture.paste(bright, (size[0] // 2, 0, *size))
+    return picture
+
+
+def palette_picture():
+    return halves("RGB", (50, 50, 50), (200, 200, 200)).convert("P", palette=Image.Palette.ADAPTIVE)
+
+
+PICTURES = {
+    "grey.jpeg": lambda: halves("L", 50, 200),
+    "rgb.JPG": lambda: halves("RGB", (50, 50, 50), (200, 200, 200)),
+    "cmyk.jpeg": lambda: halves("CMYK", (0, 0, 0, 205), (0, 0, 0, 55)),
+    "grey.PNG": lambda: halves("L", 50, 200),
+    "sixteen.png": lambda: Image.fromarray(np.repeat(np.array([[50 * 257] * 32 + [200 * 257] * 32], np.uint16), 48, 0)),
+    "rgba.png": lambda: halves("RGBA", (50, 50, 50, 255), (200, 200, 200, 255)),
+    "palette.png": palette_picture,
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_kind_of_picture_is_read_as_the_same_grey_levels(tmp_path, name):
+    PICTURES[name]().save(tmp_path / name, quality=95)
+    image, size = read_image(tmp_path / name, 32)
+    assert image.shape == (32, 32) and image.dtype == np.uint8 and size == (64, 48)
+    assert abs(image[:, :14].astype(int) - 50).max() <= 6
+    assert abs(image[:, 18:].astype(int) - 200).max() <= 6
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(levels=npst.arrays(np.uint8, npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)),
+       turn=st.sampled_from([0, 1, 3, 6, 8]))
+def test_any_small_picture_comes_out_as_the_right_array(tmp_path_factory, name, levels, turn):
+    """Grey levels in any mode a file can have, turned as EXIF says: at its own size it is itself, at others its area means.
+
+    JPEG is lossy, so a picture of one level stands for it there.
+    """
+    height, width = levels.shape
+    if name.lower().endswith(("jpeg", "jpg")):
+        levels = np.full_like(levels, levels[0, 0])
+    size = math.lcm(height, width) if math.lcm(height, width) <= 120 else min(height, width)
+    folder = tmp_path_factory.getbasetemp() / "small"
+    folder.mkdir(exist_ok=True)
+    exif = Image.Exif()
+    if turn:
+        exif[0x0112] = turn
+    in_mode(name, levels).save(folder / name, quality=100, exif=exif)
+    image, shape = read_image(folder / name, size)
+    shown = {3: np.rot90(levels, 2), 6: np.rot90(levels, -1), 8: np.rot90(levels)}.get(turn, levels)
+    assert shape == shown.shape[::-1] and image.shape == (size, size) and image.dtype == np.uint8
+    if height == width or levels.min() == levels.max():
+        expected = shown if height == width else np.full((size, size), levels[0, 0])
+        assert abs(image.astype(int) - expected).max() <= (3 if levels.min() == levels.max() else 0)
+    assert int(levels.min()) - 3 <= image.min() and image.max() <= int(levels.max()) + 3
+
+
+def in_mode(name, levels):
+    """The grey levels as a picture in the mode that the name of `PICTURES` says."""
+    kind = name.split(".")[0]
+    if kind == "sixteen":
+        return Image.fromarray(levels.astype(np.uint16) * 257)
+    if kind == "cmyk":
+        nothing = np.zeros_like(levels)
+        return Image.fromarray(np.dstack([nothing, nothing, nothing, 255 - levels]), "CMYK")
+    if kind == "palette":
+        picture = Image.fromarray(levels, "P")
+        picture.putpalette([level for level in range(256) for _ in range(3)])
+        return picture
+    return Image.fromarray(levels).convert({"grey": "L", "rgb": "RGB", "rgba": "RGBA"}[kind])
+
+
+@pytest.mark.parametrize("size", [64, 96, 150])
+def test_reduced_decoding_is_exact_in_place_and_close_in_value(tmp_path, size):
+    """A smooth wave, whose area means are known, at sizes where decoders round up by most of a pixel."""
+    for width, height in ((1001, 777), (1289, 1153), (2 * size + 1, 2 * size + 1), (8 * size + 1, 9 * size - 1), (2003, 700)):
+        across, down = np.linspace(0, 6, width), np.linspace(0, 4, height)
+        picture = 128 + 60 * np.sin(across)[None] * np.cos(down)[:, None]
+        Image.fromarray(picture.round().astype(np.uint8)).save(tmp_path / "wave.jpeg", quality=98)
+        image, _ = read_image(tmp_path / "wave.jpeg", size)
+        middle = (np.arange(size) + 0.5) / size
+        expected = 128 + 60 * np.sin(6 * middle)[None] * np.cos(4 * middle)[:, None]
+        assert abs(image - expected).mean() < 0.7, (width, height)
+
+
+def test_transparent_pixels_are_black(tmp_path):
+    halves("RGBA", (255, 255, 255, 0), (255, 255, 255, 255)).save(tmp_path / "a.png")
+    image, _ = read_image(tmp_path / "a.png", 32)
+    assert image[:, :14].max() == 0 and image[:, 18:].min() == 255
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("length", [64, 700])
+def test_exif_rotation_is_applied(tmp_path, turn, length):
+    """At the size where a JPEG is decoded whole, and where the decoder reduces it (and rounds 701 / 8 up)."""
+    ramp = np.add.outer(np.arange(length), 2 * np.arange(length + 1)) * 80 // length
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "a.jpeg", exif=exif, quality=98)
+    shown = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpeg"))
+    image, size = read_image(tmp_path / "a.jpeg", 32)
+    assert size == shown.size
+    assert abs(image.astype(int) - np.asarray(shown.resize((32, 32), Image.Resampling.BOX))).mean() < 2
+
+
+def test_reduced_decoding_stays_within_two_grey_levels_of_full_decoding(phantoms):
+    paths = sorted((phantoms / "chest_xray/train/PNEUMONIA").iterdir())[:25]
+    for path in paths:
+        full = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (96, 96), interpolation=cv2.INTER_AREA)
+        image, size = read_image(path, 96)
+        assert abs(image.astype(int) - full).mean() < 2
+        assert size == Image.open(path).size
+
+
+BROKEN = {
+    "empty.jpeg": lambda good: b"",
+    "truncated.jpeg": lambda good: good[: len(good) // 2],
+    "text.jpeg": lambda good: b"this is no picture",
+    "page.jpeg": lambda good: b"<html>404</html>" * 100,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_with_a_reason(tmp_path, name):
+    Image.effect_noise((300, 200), 50).save(tmp_path / "good.jpeg")
+    (tmp_path / name).write_bytes(BROKEN[name]((tmp_path / "good.jpeg").read_bytes()))
+    with pytest.raises((OSError, ValueError, SyntaxError), match=r"\w{4}"):
+        read_image(tmp_path / name, 32)
+
+
+def test_a_truncated_jpeg_is_found_even_where_opencv_says_nothing(tmp_path, monkeypatch):
+    """OpenCV 4 fills the missing part with grey and reports no error; OpenCV 5 gives nothing back."""
+    Image.effect_noise((300, 200), 50).save(tmp_path / "a.jpeg")
+    (tmp_path / "a.jpeg").write_bytes((tmp_path / "a.jpeg").read_bytes()[:-400])
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flag: np.full((200, 300), 128, np.uint8))
+    with pytest.raises(OSError, match="truncated"):
+        read_image(tmp_path / "a.jpeg", 32)
+
+
+def test_a_jpeg_that_opencv_cannot_decode_is_refused(tmp_path, monkeypatch):
+    Image.new("L", (40, 40), 100).save(tmp_path / "a.jpeg")
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flag: None)
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        read_image(tmp_path / "a.jpeg", 32)
+
+
+@pytest.mark.parametrize("levels", [np.full((8, 8), 65_536, np.int32), np.full((8, 8), -1, np.int32), np.full((8, 8), 0.5, np.float32)])
+def test_values_that_are_no_grey_levels_of_16_bits_are_refused(tmp_path, levels):
+    Image.fromarray(levels).save(tmp_path / "a.tiff")
+    with pytest.raises(ValueError, match=r"mode [IF] out of the range 0 to 65,535"):
+        read_image(tmp_path / "a.tiff", 8)
+
+
+def test_a_jpeg_with_bytes_after_its_end_is_still_read(tmp_path):
+    Image.new("L", (40, 40), 100).save(tmp_path / "a.jpeg")
+    with (tmp_path / "a.jpeg").open("ab") as file:
+        file.write(b"trailer")
+    assert abs(read_image(tmp_path / "a.jpeg", 32)[0].mean() - 100) < 2
+
+
+def test_unreadable_files_are_listed_and_the_rest_keeps_its_order(tiny):
+    files = list_images(tiny)
+    train = files[files.split == "train"].reset_index(drop=True)
+    (tiny / train.path[3]).write_bytes(b"")
+    (tiny / train.path[20]).write_bytes((tiny / train.path[20]).read_bytes()[:5000])
+    (tiny / train.path[21]).unlink()
+    x, table, broken = load_split(tiny, train, 32, "train")
+    assert broken.path.tolist() == train.path[[3, 20, 21]].tolist()
+    assert ["empty" in broken.problem[3], "truncated" in broken.problem[20], "No such file" in broken.problem[21]] == [True] * 3
+    assert len(x) == len(table) == len(train) - 3 and table.path.tolist() == train.path.drop([3, 20, 21]).tolist()
+    for image, path, width in zip(x, table.path, table.width):
+        expected, size = read_image(tiny / path, 32)
+        assert np.array_equal(image[:, :, 0], expected) and width == size[0]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with 24 pictures, each of one grey level of its own, and their table."""
+    for split, count in (("train", 8), ("test", 4)):
+        for number, name in enumerate(("NORMAL", "PNEUMONIA")):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for image in range(count):
+                grey = Image.new("L", (70 + image, 60), 20 + 25 * image + 10 * number)
+                grey.save(tmp_path / "set" / split / name / f"picture{image}.jpeg")
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def load(pictures, tmp_path, monkeypatch):
+    """load(): (x, files, broken, number of pictures decoded), through the cache; checked against a load without one."""
+    decoded, decode = [], cv2.imdecode
+
+    def counted(data, flag):
+        decoded.append(len(data))
+        return decode(data, flag)
+
+    monkeypatch.setattr(cv2, "imdecode", counted)
+
+    def run(size=32):
+        files = list_images(pictures)
+        decoded.clear()
+        x, table, broken = load_split(pictures, files, size, "Loading all", tmp_path / "cache")
+        count = len(decoded)
+        true_x, true_table, true_broken = load_split(pictures, files, size, "Loading all")
+        assert np.array_equal(x, true_x) and table.equals(true_table) and broken.path.equals(true_broken.path)
+        return x, table, broken, count
+
+    return run
+
+
+def test_the_second_load_comes_from_the_cache_and_is_read_only(load, capsys):
+    first = load()
+    again = load()
+    assert (first[3], again[3]) == (24, 0) and "24 images from the cache" in capsys.readouterr().out
+    assert np.array_equal(first[0], again[0]) and again[1].equals(first[1])
+    for x in (first[0], again[0]):
+        with pytest.raises(ValueError, match="read-only"):
+            x[0, 0, 0, 0] = 1
+
+
+def replace_same_size_and_time(folder):
+    path, donor = folder / "train/NORMAL/picture1.jpeg", folder / "train/NORMAL/picture2.jpeg"
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    shutil.copy(donor, path.with_name("new"))
+    new = path.with_name("new").read_bytes()
+    path.with_name("new").write_bytes(new[:-2] + b"\0" * (len(content) - len(new)) + new[-2:] if len(new) <= len(content) else new)
+    path.with_name("new").replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "added": lambda folder: shutil.copy(folder / "train/NORMAL/picture1.jpeg", folder / "train/NORMAL/a.jpeg"),
+    "removed": lambda folder: (folder / "train/NORMAL/picture1.jpeg").unlink(),
+    "renamed": lambda folder: (folder / "train/NORMAL/picture1.jpeg").rename(folder / "train/NORMAL/z.jpeg"),
+    "touched": lambda folder: (folder / "train/NORMAL/picture1.jpeg").touch(),
+    "replaced": lambda folder: Image.new("L", (70, 60), 255).save(folder / "train/NORMAL/picture1.jpeg"),
+    "replaced, same size and time": replace_same_size_and_time,
+    "two swapped": lambda folder: [(folder / f"train/NORMAL/{a}").rename(folder / f"train/NORMAL/{b}") for a, b in
+                                   (("picture1.jpeg", "x"), ("picture2.jpeg", "picture1.jpeg"), ("x", "picture2.jpeg"))],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_cache_is_never_stale(load, pictures, change):
+    load()
+    CHANGES[change](pictures)
+    count = load()[3]
+    assert count == len([path for path in pictures.rglob("*") if path.is_file()])
+    assert load()[3] == 0
+
+
+def test_another_size_has_a_cache_of_its_own(load):
+    load(32)
+    assert load(40)[3] == 24 and load(32)[3] == load(40)[3] == 0
+
+
+@pytest.mark.parametrize("name", ["read_image", "decode", "shrink", "decode_odd", "read_images"])
+def test_a_changed_loader_makes_the_cache_anew(load, pictures, monkeypatch, name):
+    """As when a reader edits the function in the notebook and runs section 2 again; here it inverts the pictures that it sees."""
+    odd = pictures / "test/NORMAL/picture0.jpeg"
+    Image.open(odd).save(odd.with_suffix(".png"))
+    odd.unlink()
+    before, files, *_ = load()
+    seen = files.path.str.endswith("png") if name == "decode_odd" else files.path != ""
+    expected = np.where(seen.to_numpy()[:, None, None, None], 255 - before, before)
+    old = getattr(images, name)
+
+    def changed(*arguments):
+        result = old(*arguments)
+        if name == "read_images":
+            arguments[2][:] = 255 - arguments[2]
+            return result
+        return 255 - result if isinstance(result, np.ndarray) else (255 - result[0], *result[1:])
+
+    with monkeypatch.context() as edited:
+        edited.setattr(images, name, changed)
+        for decoded in (23, 0):  # the PNG file is decoded elsewhere
+            x, _, _, count = load()
+            assert np.array_equal(x, expected) and count == decoded
+    x, _, _, count = load()
+    assert np.array_equal(x, before) and count == 23, "changed back, the cache is made anew again"
+
+
+def damage(path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+DAMAGES = {
+    "truncated": lambda place: damage(place / "images.bin", lambda old: old[:-1000]),
+    "one bit turned": lambda place: damage(place / "images.bin", lambda old: old[:5000] + bytes([old[5000] ^ 1]) + old[5001:]),
+    "zeros after a crash": lambda place: damage(place / "images.bin", lambda old: old[:4096] + bytes(len(old) - 4096)),
+    "no images": lambda place: (place / "images.bin").unlink(),
+    "record cut": lambda place: damage(place / "record.json", lambda old: old[: len(old) // 2]),
+    "record empty": lambda place: damage(place / "record.json", lambda old: b""),
+    "record of something else": lambda place: damage(place / "record.json", lambda old: b"[1, 2]"),
+    "record with fewer rows": lambda place: damage(place / "record.json", lambda old: json.dumps(
+        {**json.loads(old), "rows": json.loads(old)["rows"][:-1]}).encode()),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_broken_cache_is_never_trusted(load, tmp_path, kind):
+    load()
+    place, = (tmp_path / "cache").iterdir()
+    DAMAGES[kind](place)
+    assert load()[3] == 24 and load()[3] == 0
+
+
+SLOW_LOAD = """if True:
+    import sys, time
+    import cv2
+    from cxr.dataset import list_images
+    from cxr.images import load_split
+    decode = cv2.imdecode
+    cv2.imdecode = lambda *arguments: time.sleep(0.05) or decode(*arguments)
+    load_split(sys.argv[1], list_images(sys.argv[1]), 32, "Loading all", sys.argv[2])"""
+
+
+def test_a_load_that_is_killed_leaves_nothing_that_looks_whole(load, pictures, tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", SLOW_LOAD, pictures, tmp_path / "cache"], stdout=subprocess.DEVNULL)
+    while not list((tmp_path / "cache").glob("*.unfinished/images.bin")):
+        assert child.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.1)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    assert load()[3] == 24
+    assert [path.name.endswith("unfinished") for path in (tmp_path / "cache").iterdir()] == [False]
+
+
+def test_broken_files_are_remembered_but_passing_trouble_of_the_disk_is_not(load, pictures, monkeypatch):
+    (pictures / "test/NORMAL/picture0.jpeg").write_bytes(b"no picture")
+
+    def failing(path, mode):
+        if "picture3" in str(path):
+            raise OSError(5, "Input/output error")
+        return open(path, mode)
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr("cxr.images.open", failing, raising=False)
+        broken = load()[2]
+        assert len(broken) == 5 and broken.problem.str.contains("Input/output error").sum() == 4
+    x, table, broken, count = load()
+    assert count == 23 and broken.path.tolist() == ["test/NORMAL/picture0.jpeg"] and len(x) == len(table) == 23
+    assert load()[3] == 0, "what is no picture today will be none tomorrow"
+
+
+def test_images_after_a_broken_one_move_up():
+    x = np.arange(3000, dtype=np.uint16)[:, None]
+    problems = ["bad" if number % 7 == 0 or number > 2900 else "" for number in range(3000)]
+    count = keep_good(x, [(1, 1, problem) for problem in problems])
+    assert x[:count, 0].tolist() == [number for number in range(3000) if not problems[number]]
+
+
+def test_without_room_for_a_cache_the_images_are_kept_in_memory_and_this_is_said(pictures, tmp_path, capsys):
+    files = list_images(pictures)
+    (tmp_path / "file").write_text("in the way")
+    blocked = load_split(pictures, files, 32, "Loading all", tmp_path / "file")
+    assert "No cache: CACHE_DIR" in capsys.readouterr().out
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the disk is full after 10 kB
+    try:
+        full = load_split(pictures, files, 32, "Loading all", tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "is full" in capsys.readouterr().out and not list((tmp_path / "cache").iterdir())
+    assert len(blocked[0]) == 24 and np.array_equal(blocked[0], full[0]) and not full[0].flags.writeable
+
+
+def test_a_disk_with_too_little_room_is_told_before_anything_is_written(pictures, tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=24 * 32**2 - 1))
+    x, *_ = load_split(pictures, list_images(pictures), 32, "Loading all", tmp_path / "cache")
+    told = capsys.readouterr().out
+    assert "No cache: " in told and "GB of disk left" in told and "kept in memory" in told
+    assert len(x) == 24 and not list((tmp_path / "cache").iterdir())
+
+
+def test_a_file_that_is_missing_for_a_while_is_read_when_it_is_back(pictures, tmp_path):
+    files, path = list_images(pictures), pictures / "train/NORMAL/picture1.jpeg"
+    path.rename(tmp_path / "aside")
+    x, _, broken = load_split(pictures, files, 32, "Loading all", tmp_path / "cache")
+    assert len(x) == 23 and broken.path.tolist() == ["train/NORMAL/picture1.jpeg"]
+    (tmp_path / "aside").rename(path)
+    x, _, broken = load_split(pictures, files, 32, "Loading all", tmp_path / "cache")
+    assert len(x) == 24 and broken.empty
+
+
+def test_two_loads_at_once_read_the_files_once(pictures, tmp_path, capsys):
+    results = []
+    files = list_images(pictures)
+
+    def one():
+        results.append(load_split(pictures, files, 32, "Loading all", tmp_path / "cache")[0])
+
+    threads = [threading.Thread(target=one) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert capsys.readouterr().out.count("from the cache") == 2 and all(np.array_equal(results[0], x) for x in results)
+
+
+def test_an_interrupted_load_stops_at_once(pictures, monkeypatch, tmp_path):
+    """Ctrl-C must not wait for the rest of a hundred thousand pictures."""
+    files = list_images(pictures)
+    many = files.loc[files.index.repeat(1000)].reset_index(drop=True)
+    read, since_begin, begun = [], itertools.count(), threading.Event()
+
+    class Bar(images.tqdm):
+        def update(self, n=1):
+            begun.set()  # all is handed out: an interrupt before that can block Python's own pool for ever
+            return super().update(n)
+
+    def interrupted(path, size):
+        time.sleep(0.001)  # as a picture takes
+        read.append(path)
+        if begun.is_set() and next(since_begin) in (100, 4000, 8000):  # again, as one that falls into a destructor is lost
+            os.kill(os.getpid(), signal.SIGINT)
+        return np.zeros((size, size), np.uint8), (size, size)
+
+    monkeypatch.setattr(images, "tqdm", Bar)
+    monkeypatch.setattr(images, "read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_split(pictures, many, 32, "Loading all", tmp_path / "cache")
+    assert len(read) < 12_000 and not list((tmp_path / "cache").iterdir())
+
+
+MEASURE = """if True:
+    import json, resource, sys
+    import pandas
+    from cxr.images import load_split
+    files = pandas.DataFrame({"path": [f"{number}.jpeg" for number in range(5000)]})
+    limit, cache = int(sys.argv[2]), sys.argv[3] or None
+    if limit:
+        now = int(open("/proc/self/status").read().split("VmData:")[1].split()[0]) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (now + limit, now + limit))
+    x, table, broken = load_split(sys.argv[1], files, 256, "Loading", cache)
+    total = sum(int(x[start: start + 100].sum(dtype="uint64")) for start in range(0, len(x), 100))
+    print("\\n" + json.dumps([x.nbytes, total, len(broken), int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024]))"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """5,000 names of one picture of 300 × 280 pixels: 328 MB as arrays of 256 × 256."""
+    folder = tmp_path_factory.mktemp("many")
+    Image.new("L", (300, 280), 100).save(folder / "one", "JPEG")
+    for number in range(5000):
+        os.link(folder / "one", folder / f"{number}.jpeg")
+    return folder
+
+
+def measure_load(folder, limit, cache=""):
+    done = subprocess.run([sys.executable, "-c", MEASURE, folder, str(limit), str(cache)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_peak_memory_is_the_arrays_and_less_than_300_megabytes(many):
+    size, total, broken, peak = measure_load(many, 0)
+    assert size == 5000 * 256**2 and total == 100 * size and not broken
+    assert peak < size + 300e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a limit to the memory that does not count mapped files")
+def test_a_folder_larger_than_the_memory_is_mapped(many, tmp_path):
+    """200 MB more than the process had before it started loading, for 328 MB of images; twice, once from the cache."""
+    for _ in range(2):
+        size, total, broken, _ = measure_load(many, 200_000_000, tmp_path / "cache")
+        assert size == 5000 * 256**2 and total == 100 * size and not broken
+    with pytest.raises(AssertionError, match="MemoryError"):
+        measure_load(many, 200_000_000)
+
+
+def test_images_that_cannot_fit_into_the_memory_are_refused_with_advice(pictures, tmp_path, monkeypatch, capsys):
+    """24 images of 100 × 100 pixels on a machine of 300,000 bytes; with a cache they need no memory."""
+    monkeypatch.setattr("cxr.images.os.sysconf", {"SC_PAGE_SIZE": 100, "SC_PHYS_PAGES": 3000}.get)
+    files = list_images(pictures)
+    with pytest.raises(MemoryError, match=r"24 images of 100 × 100 pixels take 0.0 GB.* CACHE_DIR .*smaller IMAGE_SIZE"):
+        load_split(pictures, files, 100, "Loading all")
+    assert len(load_split(pictures, files, 100, "Loading all", tmp_path / "cache")[0]) == 24
+    assert len(load_split(pictures, files, 90, "Loading all")[0]) == 24  # 194,400 bytes
+
+
+def test_a_folder_without_a_readable_picture_gives_no_images(tmp_path):
+    (tmp_path / "a.jpeg").write_bytes(b"no picture")
+    files = pd.DataFrame({"path": ["a.jpeg"]})
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        x, table, broken = load_split(tmp_path, files, 32, "Loading", cache)
+        assert x.shape == (0, 32, 32, 1) and len(table) == 0 and broken.path.tolist() == ["a.jpeg"]
+    assert load_split(tmp_path, files[:0], 32, "Loading", tmp_path / "cache")[0].shape == (0, 32, 32, 1)
+
+
+def test_arrays_are_described_in_megabytes_and_cases():
+    table = describe_arrays(train=(np.zeros((3, 1000, 500, 1), np.uint8), np.array([1, 0, 1], np.uint8)),
+                            val=(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.uint8)))
+    assert table.loc["train"].tolist() == ["(3, 1000, 500, 1) uint8", "1.5 MB", "(3,) uint8", "2 of 3"]
+    assert table.loc["val", "class 1, PNEUMONIA"] == "0 of 0"

@@ -1,0 +1,215 @@
+"""Scores, intervals, calibration and thresholds, against values worked out by hand or by another way."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cxr.batches import ImageBatches
+from cxr.measure import (
+    adapt_to_prevalence,
+    calibrate,
+    calibration_error,
+    choose_for_cost,
+    choose_for_sensitivity,
+    choose_threshold,
+    compare_sets,
+    compare_thresholds,
+    describe_errors,
+    describe_rule,
+    draw_patients,
+    fit_temperature,
+    mean_by_patient,
+    measure,
+    predict_probabilities,
+    predictive_values,
+    score,
+    to_logits,
+)
+from cxr.network import build_cnn
+from cxr.storage import as_json
+
+
+def test_scores_of_five_images_worked_out_by_hand():
+    labels, probabilities = np.array([1, 1, 1, 0, 0]), np.array([0.9, 0.8, 0.3, 0.4, 0.1])
+    expected = {"accuracy": 4 / 5, "sensitivity": 2 / 3, "specificity": 1, "precision": 1, "f1": 4 / 5, "auc": 5 / 6,
+                "average_precision": (1 + 1 + 3 / 4) / 3}
+    assert measure(labels, probabilities, 0.5, np.ones(5)) == pytest.approx(expected)
+    assert measure(labels, probabilities, 0.5) == pytest.approx(expected)
+
+
+def test_a_weight_of_two_counts_like_the_image_twice():
+    generator = np.random.default_rng(0)
+    labels, probabilities = generator.integers(2, size=40), generator.random(40).round(1)
+    weights = generator.integers(0, 4, size=40)
+    repeated = np.repeat(np.arange(40), weights)
+    assert measure(labels, probabilities, 0.5, weights.astype(float)) == pytest.approx(
+        measure(labels[repeated], probabilities[repeated], 0.5, np.ones(len(repeated))))
+
+
+def test_a_probability_at_the_threshold_is_pneumonia():
+    assert measure(np.array([1, 0]), np.array([0.5, 0.4]), 0.5, np.ones(2))["sensitivity"] == 1
+
+
+def test_a_score_with_nothing_to_measure_is_null_in_json():
+    scores = score(np.ones(4, int), np.full(4, 0.9), list("abcd"), 0.5, 20, 0)
+    assert scores["accuracy"]["value"] == 1 and np.isnan(scores["specificity"]["value"])
+    assert json.loads(as_json(scores))["auc"] == {"value": None, "low": None, "high": None}
+
+
+def test_the_evidence_is_finite_where_a_probability_is_rounded():
+    assert to_logits(np.array([0.5, 0.75, 0.1])) == pytest.approx([0, np.log(3), -np.log(9)])
+    never, surely = to_logits(np.array([0.0, 1.0]))
+    assert never == pytest.approx(-surely) and 15 < surely < 20
+
+
+def test_the_threshold_lies_in_the_middle_of_the_best_gap():
+    assert choose_threshold(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.6, 0.9])) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("miss", [2, 1])
+def test_the_threshold_is_the_best_of_all(miss):
+    """Sensitivity counts twice, unless the reader says otherwise."""
+    generator = np.random.default_rng(1)
+    labels = generator.integers(2, size=300)
+    probabilities = np.clip(labels * 0.3 + generator.normal(0.3, 0.2, 300), 0, 1)
+
+    def worth(threshold):
+        return miss * (probabilities[labels == 1] >= threshold).mean() + (probabilities[labels == 0] < threshold).mean()
+
+    chosen = choose_threshold(labels, probabilities, *([] if miss == 2 else [miss]))
+    assert worth(chosen) == pytest.approx(max(worth(one) for one in probabilities))
+
+
+def test_answers_that_tell_nothing_get_a_threshold_within_reach():
+    """All healthy above all sick: the best is to call everybody sick."""
+    threshold = choose_threshold(np.array([0, 0, 1, 1]), np.array([0.9, 0.8, 0.3, 0.2]))
+    assert 0 <= threshold <= 0.2
+
+
+def test_the_rule_is_told_as_the_reader_sets_it(monkeypatch):
+    """Whoever changes the default in the cell of choose_threshold reads so in the report."""
+    assert describe_rule() == "2 x sensitivity + specificity"
+    monkeypatch.setattr("cxr.measure.choose_threshold", lambda labels, probabilities, miss=3.5: 0.5)
+    assert describe_rule() == "3.5 x sensitivity + specificity"
+
+
+def test_intervals_are_as_wide_as_the_number_of_patients_demands():
+    """40 patients with 10 equal images each: the accuracy varies like that of 40 images, not like that of 400."""
+    right = np.repeat(np.arange(40) % 5 > 0, 10)  # 80 % of the patients
+    labels = np.repeat(np.arange(40) % 2, 10)
+    probabilities = np.where(right == (labels == 1), 0.9, 0.1)
+    interval = score(labels, probabilities, np.repeat(np.arange(40), 10), 0.5, 1000, 0)["accuracy"]
+    width = 2 * 1.96 * np.sqrt(0.8 * 0.2 / 40)
+    assert interval["value"] == pytest.approx(0.8)
+    assert interval["high"] - interval["low"] == pytest.approx(width, rel=0.15)
+
+
+def test_the_interval_of_a_mean_is_drawn_by_patient():
+    """Forty patients with 25 equal values each: the interval is that of 40 values."""
+    values = np.repeat(np.arange(40) % 2, 25).astype(float)
+    mean, low, high = mean_by_patient(values, np.repeat(np.arange(40), 25), 2000, 0)
+    assert mean == 0.5 and high - low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(40), rel=0.12)
+
+
+def test_a_draw_takes_as_many_patients_as_there_are_each_with_all_its_images():
+    patients = np.array(["b", "a", "b", "c", "b"])
+    draws = list(draw_patients(patients, 200, 0))
+    for weights in draws:
+        assert weights[0] == weights[2] == weights[4]
+        assert weights[0] + weights[1] + weights[3] == 3 and (weights == weights.round()).all()
+    assert np.mean(draws, axis=0) == pytest.approx(np.ones(5), abs=0.2)
+    assert np.array_equal(draws, list(draw_patients(patients, 200, 0))) and not np.array_equal(draws, list(draw_patients(patients, 200, 1)))
+
+
+def test_the_temperature_undoes_what_made_a_network_too_sure():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 2, 20_000)
+    labels = (generator.random(20_000) < 1 / (1 + np.exp(-logits))).astype(int)
+    too_sure = 1 / (1 + np.exp(-3 * logits))
+    assert fit_temperature(labels, too_sure) == pytest.approx(3, rel=0.05)
+    assert calibration_error(labels, too_sure) > 0.05
+    assert calibration_error(labels, 1 / (1 + np.exp(-logits))) < 0.015
+
+
+def test_answers_without_a_mistake_do_not_become_certain():
+    labels, said = np.repeat([0, 1], 10), np.repeat([0.3, 0.7], 10)
+    temperature = fit_temperature(labels, said)
+    assert 1 / (1 + np.exp(-np.log(0.7 / 0.3) / temperature)) == pytest.approx(11 / 12, abs=0.001)  # Platt's target for 10 images
+
+
+def test_the_calibration_error_of_four_images_worked_out_by_hand():
+    """Between 0.9 and 1: 1 ill of 1.9 announced; between 0.1 and 0.2: 2 of 0.3."""
+    assert calibration_error(np.array([1, 0, 1, 1]), np.array([0.95, 0.95, 0.15, 0.15])) == pytest.approx((0.9 + 1.7) / 4)
+    assert calibration_error(np.array([1, 0]), np.array([1.0, 0.0])) == 0
+
+
+def test_a_calibrated_network_says_calibrated_probabilities():
+    model, x = build_cnn(32), np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), np.uint8)
+    before = predict_probabilities(model, x)
+    calibrate(model, 2.5)
+    odds = before / (1 - before)
+    assert np.allclose(predict_probabilities(model, x), odds**0.4 / (1 + odds**0.4), atol=1e-5)
+
+
+class Echo:
+    """Stands for a network that answers with the grey level of an image's first pixel."""
+
+    @staticmethod
+    def predict(batches, verbose):
+        return np.concatenate([batches[number][0][:, 0, 0] for number in range(len(batches))]) / np.float32(255)
+
+
+def test_probabilities_come_in_the_order_of_the_images():
+    x = np.tile(np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None], (1, 2, 2, 1))
+    said = predict_probabilities(Echo(), x, batch_size=2)
+    assert said.dtype == np.float64 and said == pytest.approx(np.arange(0, 250, 50) / 255)
+    batches = ImageBatches([x[:2], x[2:]], np.array([4, 0, 3]), np.zeros(3), 2)
+    assert predict_probabilities(Echo(), batches) * 255 == pytest.approx([200, 0, 150])
+
+
+def test_other_thresholds_worked_out_by_hand():
+    labels = np.array([1] * 20 + [0] * 4)
+    said = np.concatenate([np.linspace(0.05, 1, 20), [0.02, 0.12, 0.33, 0.99]])
+    assert choose_for_sensitivity(labels, said) == pytest.approx(0.1)  # 19 of 20 are found
+    assert choose_for_sensitivity(labels, said, 0.9) == pytest.approx(0.15)
+    costs = {step: miss * np.sum(said[:20] < step) + np.sum(said[20:] >= step) for miss in (5,) for step in said}
+    assert costs[choose_for_cost(labels, said)] == min(costs.values())
+    assert choose_for_cost(labels, said, 0.01) == 1.0  # a miss costs nothing: no alarm but the surest
+
+
+def test_predictive_values_worked_out_by_hand():
+    """1,000 children, 100 ill: 90 alarms are right and 90 wrong; 810 of 820 all-clears are right."""
+    assert predictive_values(0.9, 0.9, 0.1) == pytest.approx((0.5, 810 / 820))
+    table = compare_thresholds(np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.6, 0.1]), {"a": 0.5}, [0.5])
+    assert table.loc["a"].tolist() == [0.5, 0.5, 0.5, 0.5, 0.5]
+    assert list(table) == ["threshold", "sensitivity", "specificity", "PPV at 50% sick", "NPV at 50% sick"]
+
+
+def test_a_share_of_no_alarms_is_no_number():
+    assert np.isnan(predictive_values(0, 1, 0.1)[0]) and predictive_values(0, 1, 0.1)[1] == pytest.approx(0.9)
+    assert np.isnan(predictive_values(1, 0, 0.1)[1])
+
+
+@pytest.mark.parametrize("truth", [0.1, 0.5, 0.9])
+def test_another_share_of_the_sick_is_found_without_labels(truth):
+    """Evidence of two normal distributions, calibrated where 70 % are sick; a set with another share is drawn from the same two."""
+    generator = np.random.default_rng(0)
+    labels = (generator.random(20_000) < truth).astype(int)
+    evidence = generator.normal(labels, 0.7)
+    odds = np.exp((evidence - 0.5) / 0.49) * 0.7 / 0.3
+    adapted, share = adapt_to_prevalence(odds / (1 + odds), 0.7)
+    assert share == pytest.approx(truth, abs=0.02)
+    right = np.exp((evidence - 0.5) / 0.49) * truth / (1 - truth)
+    assert np.abs(adapted - right / (1 + right)).mean() < 0.02
+    table = compare_sets({"as it was": (labels, odds / (1 + odds)), "adapted": (labels, adapted)}, 0.5)
+    assert table["sick, truly"].tolist() == pytest.approx([labels.mean()] * 2)
+    assert table.loc["adapted", "calibration error"] < 0.015 and table.loc["as it was", "calibration error"] > 0.03
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(0.63, ": above the 62.5% of"), (0.62, ": not surely above the 62.5% of")])
+def test_the_errors_are_told_with_the_floor_that_any_answer_reaches(low, verdict):
+    """234 healthy and 390 sick: always answering PNEUMONIA is right for 390 of 624, 62.5 %."""
+    told = describe_errors(np.array([[200, 34], [12, 378]]), {"accuracy": {"value": 578 / 624, "low": low, "high": 0.95}}, "phantoms")
+    assert "Missed 12 of 390 phantoms with pneumonia, 34 false alarms for 234 normal ones." in told
+    assert "Accuracy 92.6%, 95 % interval" in told and f"{low:.1%} to 95.0%{verdict} always answering PNEUMONIA." in told

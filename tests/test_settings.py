@@ -1,0 +1,74 @@
+"""Each setting has its kind and its range, and what is wrong is named."""
+
+import os
+
+import pytest
+from build import read_settings
+
+from cxr.settings import Settings, resolve_settings
+
+DEFAULTS = read_settings()
+WRONG = {"IMAGE_SIZE": [7, 2000, 64.5, "big", True], "EPOCHS": [0, -1, 2.5, "ten"], "LEARNING_RATE": [0, -1, 5, "fast", float("nan"), True],
+         "PRESET": ["fast", None], "BATCH_SIZE": [0, None], "SEED": [-1, 2**32], "SPLIT_SEED": [-1],
+         "RUN_NAME": ["", "a/b", "baseline", ".hidden", "x" * 61, "one, two", "two\nlines"], "VALIDATION_SHARE": [0, 0.9],
+         "AUGMENT": ["yes", 1], "FLIP": [None], "DROPOUT": [1], "POSE": [2.5, -0.1], "PATIENCE": [0], "RESAMPLES": [5],
+         "MIXED_PRECISION": ["bfloat16", True]}
+RIGHT = {"IMAGE_SIZE": [32, 1024], "EPOCHS": [1], "BASELINE_EPOCHS": [0], "LEARNING_RATE": [1e-7, 1, 1.0], "DROPOUT": [0, 0.95],
+         "SEED": [0, 2**32 - 1], "RUN_NAME": ["mine", "2 seeds", "a.b+c-d_e", "x" * 60], "MIXED_PRECISION": ["auto", "on", "off"],
+         "POSE": [0, 2], "VALIDATION_SHARE": [0.02, 0.5]}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_setting_that_makes_no_sense_is_named_with_its_value(name, value):
+    with pytest.raises(ValueError) as caught:
+        resolve_settings(DEFAULTS | {name: value}, "CPU")
+    assert str(caught.value).startswith(f"{name} is {value!r}, but it ") and str(caught.value).endswith(": change it in the settings cell.")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in RIGHT.items() for value in values])
+def test_a_setting_within_its_range_is_taken_as_it_is(name, value):
+    """A whole number is as good a number as any."""
+    assert getattr(resolve_settings(DEFAULTS | {name: value}, "CPU"), name) == value
+
+
+@pytest.mark.parametrize(("values", "allowed"), [({"IMAGE_SIZE": 7}, "32"), ({"IMAGE_SIZE": 2000}, "1024"), ({"PRESET": "fast"}, "'quick'"),
+                                                 ({"AUGMENT": "yes"}, "boolean"), ({"EPOCHS": 2.5}, "integer"), ({"DROPOUT": 1}, "0.95"),
+                                                 ({"RUN_NAME": "a/b"}, "letters, digits, spaces")])
+def test_the_sentence_says_what_would_be_right(values, allowed):
+    with pytest.raises(ValueError, match=allowed):
+        resolve_settings(DEFAULTS | values, "CPU")
+
+
+def test_the_first_wrong_setting_is_named_and_the_others_wait():
+    with pytest.raises(ValueError, match=r"^EPOCHS is 0") as caught:
+        resolve_settings(DEFAULTS | {"SEED": -1, "EPOCHS": 0}, "CPU")
+    assert "SEED" not in str(caught.value)
+
+
+def test_the_preset_fills_in_and_an_explicit_value_wins():
+    presets = DEFAULTS["PRESETS"]
+    assert resolve_settings(DEFAULTS, "CPU").IMAGE_SIZE == presets["quick"]["IMAGE_SIZE"]
+    assert resolve_settings(DEFAULTS, "GPU").EPOCHS == resolve_settings(DEFAULTS, "TPU").EPOCHS == presets["full"]["EPOCHS"]
+    chosen = resolve_settings(DEFAULTS | {"PRESET": "full", "EPOCHS": 3}, "CPU")
+    assert (chosen.EPOCHS, chosen.IMAGE_SIZE) == (3, presets["full"]["IMAGE_SIZE"])
+    assert resolve_settings(DEFAULTS | {"PRESET": "quick"}, "GPU").IMAGE_SIZE == presets["quick"]["IMAGE_SIZE"]
+
+
+def test_a_preset_that_makes_no_sense_is_named_too():
+    presets = {"quick": {"IMAGE_SIZE": 8, "EPOCHS": 1, "BASELINE_EPOCHS": 0}}
+    with pytest.raises(ValueError, match="IMAGE_SIZE is 8"):
+        resolve_settings(DEFAULTS | {"PRESETS": presets}, "CPU")
+
+
+def test_a_folder_may_begin_with_a_tilde_or_be_left_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    chosen = resolve_settings(DEFAULTS | {"DATA_DIR": "~/x-rays", "OUTPUT_DIR": tmp_path / "~", "CACHE_DIR": None}, "CPU")
+    assert chosen.DATA_DIR == "/home/somebody/x-rays" and chosen.CACHE_DIR == ""
+    assert chosen.OUTPUT_DIR == os.path.join(tmp_path, "~")  # only at the beginning
+
+
+def test_the_form_has_every_setting_and_no_other_name():
+    """The settings cell and the class are written in two places."""
+    assert set(DEFAULTS) - {"PRESETS"} == set(Settings.model_fields)
+    assert vars(resolve_settings(DEFAULTS, "CPU")).keys() == Settings.model_fields.keys()

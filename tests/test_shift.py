@@ -1,0 +1,81 @@
+"""Changed films, and what a network answers to them."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr.batches import ImageBatches, change_batches
+from cxr.measure import measure
+from cxr.shift import answer_changed, follow_shape, hide_border, join_changes, keep_border, list_shifts, measure_shifts
+
+
+def test_changed_pictures_are_what_their_names_say():
+    ramp = np.tile(np.linspace(60, 190, 64, dtype=np.float32), (64, 1))
+    changed = {name: change(ramp) for name, change in list_shifts(64).items()}
+    assert np.array_equal(changed["unchanged"], ramp) and all(picture.shape == ramp.shape for picture in changed.values())
+    assert changed["half the contrast"].std() == pytest.approx(ramp.std() / 2, rel=1e-3)
+    assert changed["gamma 2"][0, 0] == pytest.approx(255 * (60 / 255) ** 2, rel=1e-3)
+    assert changed["cropped to 80 %"].max() - changed["cropped to 80 %"].min() == pytest.approx(0.8 * 130, abs=2)
+    taller = list_shifts(64)["stretched by a quarter in height"](ramp.T)
+    assert taller.max() - taller.min() == pytest.approx(0.8 * 130, abs=3) and abs(taller[32, 32] - ramp.T[32, 32]) < 2
+    assert changed["turned by 12 degrees"][32, 32] == pytest.approx(ramp[32, 32], abs=2)
+    assert changed["noisy"].std() > ramp.std() and np.abs(changed["blurred"] - ramp).max() < 5
+
+
+def test_one_line_for_all_changes_costs_what_ranking_within_each_hides():
+    """Each change ranks its sick child above its healthy one; of the four pairs of all together, .3 against .4 is wrong."""
+    labels, changed = np.array([0, 1]), {"unchanged": np.array([0.1, 0.3]), "brighter": np.array([0.4, 0.6])}
+    assert measure_shifts(labels, changed, 0.5).auc.tolist() == [1, 1]
+    together = measure(*join_changes(labels, changed), 0.5)
+    assert (together["auc"], together["sensitivity"], together["specificity"]) == (0.75, 0.5, 1)
+
+
+def test_shifted_batches_change_the_images_and_nothing_else():
+    images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 1), np.uint8)
+    batches = ImageBatches([images], np.arange(10)[::-1], np.arange(10), 4)
+    brighter = change_batches(batches, lambda picture: picture + 60)
+    for number in range(3):
+        assert np.array_equal(brighter[number][0], np.minimum(batches[number][0].astype(int) + 60, 255))
+        assert np.array_equal(brighter[number][1], batches[number][1])
+
+
+def test_a_network_that_sees_the_mean_grey_answers_to_brightness_and_not_to_a_turn():
+    """Its logit is a tenth of how far the mean grey level lies above 128."""
+    inputs = keras.Input((32, 32, 1))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.1, offset=-12.8)(inputs))
+    model = keras.Model(inputs, keras.layers.Activation("sigmoid")(x))
+    levels = np.array([100, 120, 140, 160], np.uint8)
+    images = np.tile(levels[:, None, None, None], (1, 32, 32, 1))
+    changed = answer_changed(model, ImageBatches([images], np.array([3, 0]), np.array([1, 0]), 2))
+    assert list(changed) == list(list_shifts(32))
+    for name, grey in {"unchanged": (160, 100), "brighter, clipped": (220, 160), "darker, clipped": (100, 40),
+                       "turned by 12 degrees": (160, 100), "half the contrast": (160, 100)}.items():
+        assert changed[name] == pytest.approx(1 / (1 + np.exp(-(np.array(grey) - 128) / 10)), rel=1e-3), name
+
+
+def test_the_frame_is_hidden_or_kept():
+    picture = np.random.default_rng(0).uniform(0, 255, (50, 50)).astype("float32")
+    hidden, kept = hide_border(picture), keep_border(picture)
+    assert np.allclose(hidden[6:-6, 6:-6], picture[6:-6, 6:-6], rtol=0, atol=1e-4) and np.allclose(hidden[:6], picture.mean())
+    assert np.array_equal(kept[:6], picture[:6]) and np.array_equal(kept[:, -6:], picture[:, -6:])
+    assert np.allclose(kept[6:-6, 6:-6], picture.mean())
+
+
+def test_an_answer_that_follows_the_shape_is_noticed():
+    generator = np.random.default_rng(0)
+    files = pd.DataFrame({"width": generator.uniform(100, 200, 300), "height": 100.0, "label": np.arange(300) % 2,
+                          "patient": np.arange(300)})
+    logits = np.where(files.label == 1, (files.width - 150) / 20, 0) + generator.normal(0, 0.5, 300)
+    sick, said = files.label == 1, 1 / (1 + np.exp(-logits))
+    assert follow_shape(files[sick], said[sick], 200, 0)[1] > 0.8
+    _, low, high = follow_shape(files[~sick], said[~sick], 200, 0)
+    assert low < 0 < high
+    assert all(np.isnan(follow_shape(files[~sick].assign(width=100.0), said[~sick], 20, 0)))
+
+
+def test_the_correlation_with_the_shape_is_spearmans():
+    """Ranks of width / height 1 2 3 4 5 and of the answer 2 1 3 5 4: 1 - 6 x 4 / (5 x 24)."""
+    files = pd.DataFrame({"width": [50, 60, 70, 80, 900], "height": 50, "patient": list("abcde")})
+    value, low, high = follow_shape(files, np.array([0.2, 0.1, 0.3, 0.99, 0.4]), 50, 0)
+    assert value == pytest.approx(0.8) and low <= value <= high
