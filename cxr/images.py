@@ -82,7 +82,9 @@ def read_image(path: str | Path, size: int) -> tuple[np.ndarray, tuple[int, int]
 
 def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description: str) -> list[tuple[int, int, str]]:
     """Read pictures into `x`, uint8 (n, size, size, 1); return [(width, height, problem or "")], n of them."""
-    def read_some(start, count=4):
+    count = max(4, len(paths) // 500)  # at a time: a pool with many tasks to hand out may not notice Ctrl-C
+
+    def read_some(start):
         rows = []
         for number in range(start, min(start + count, len(paths))):
             try:
@@ -97,7 +99,7 @@ def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description
     cv2.setNumThreads(1)  # the pool keeps all cores busy already
     try:
         with tqdm(total=len(paths), desc=description, file=sys.stdout, mininterval=0.5) as bar:
-            for some in pool.map(read_some, range(0, len(paths), 4)):
+            for some in pool.map(read_some, range(0, len(paths), count)):
                 rows += some
                 bar.update(len(some))
     finally:

@@ -65,7 +65,7 @@ class Familiar:
 
         self.model, self.features = model, keras.Model(model.inputs, model.get_layer("average").output)
         self.cloud, kept = LedoitWolf().fit(self.pool(draw(fit))), draw(holdout)
-        self.usual, self.flattest = self.measure(kept), float(kept.std(axis=(1, 2, 3)).min())
+        self.usual, self.flattest = self.measure(kept), float(min(one.std() for one in kept))
         self.cut, ratios = float(np.quantile(self.usual, 1 - share)), files.width / files.height
         self.ratios = ratios.min(), ratios.max()
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -35,8 +36,14 @@ def phantoms(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def drawn_tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "chest_xray"
+    write_phantoms(folder, 24, 4, 8, seed=2)
+    return folder
+
+
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(drawn_tiny, tmp_path):
     """A fresh, small phantom data set that a test may damage."""
-    write_phantoms(tmp_path / "chest_xray", 24, 4, 8, seed=2)
-    return tmp_path / "chest_xray"
+    return shutil.copytree(drawn_tiny, tmp_path / "chest_xray")

@@ -235,3 +235,8 @@ def test_the_architecture_names_each_stage_once_with_its_shape():
     assert kinds[:3] == ["Rescaling", "Conv", "MaxPooling"] and kinds[4] == "MaxPooling\nConv" and kinds[-1] == "Dense\nActivation"
     words = "\n".join(texts(plot_architecture(build_cnn(64)).axes[0]))
     assert "Conv ×4" in words and "Add ×2" in words and "InputLayer" not in words
+
+
+def test_pictures_of_one_size_only_can_be_plotted():
+    sizes, ratio = plot_shapes(FILES.assign(width=224, height=224)).axes
+    assert len(sizes.collections) >= 1 and len(ratio.patches) + len(ratio.collections) > 0

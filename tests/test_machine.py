@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from cxr.batches import ImageBatches
 from cxr.machine import choose_precision, describe_machine, describe_versions, find_device, find_strategy, guess_minutes, use_precision
 from cxr.network import build_cnn
 
@@ -144,15 +143,6 @@ def test_the_precision_is_what_it_was_after_an_error_too():
         assert keras.layers.Dense(1).compute_dtype == "bfloat16"
         raise KeyError
     assert keras.layers.Dense(1).compute_dtype == "float32"
-
-
-def test_a_batch_is_filled_up_with_images_that_do_not_count():
-    """Three images become four, so that a mean over six has to be that over five."""
-    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
-    batches = ImageBatches([images], np.arange(5), np.array([0, 0, 0, 1, 1]), 3, devices=2, class_weights=[0.5, 2])
-    first, second = batches[0], batches[1]
-    assert first[0].ravel().tolist() == [0, 1, 2, 0] and second[0].ravel().tolist() == [3, 4]
-    assert first[2].tolist() == pytest.approx([0.6, 0.6, 0.6, 0]) and second[2].tolist() == pytest.approx([2.4, 2.4])
 
 
 def test_this_machine_without_a_gpu_is_a_cpu_that_shares_with_nobody():

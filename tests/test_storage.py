@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,12 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
         prepare_folder(tmp_path / "file" / "outputs", "OUTPUT_DIR")
     with pytest.raises(OSError, match=r"GB of disk left"):
         prepare_folder(tmp_path, "OUTPUT_DIR", 1e18)
+
+
+def test_a_folder_that_is_there_and_takes_no_file_is_named():
+    """Root may write everywhere but here."""
+    with pytest.raises(StorageError, match=r"CACHE_DIR /proc cannot be written"):
+        prepare_folder(Path("/proc"), "CACHE_DIR")
 
 
 def test_a_folder_is_made_with_those_above_it_and_left_empty(tmp_path):
