@@ -1,7 +1,9 @@
 # `make run` and `make test` are all that a fresh machine needs. Settings go on the line: make run EPOCHS=3 DATA_DIR=…
-PYTHON ?= $(firstword $(foreach v,3 3.13 3.12 3.11 3.10,$(shell python$(v) -c \
-	'import sys; (3,10) <= sys.version_info < (3,14) and print("python$(v)")' 2>/dev/null)))
-VENV := .venv
+# A setting, PYTHON, FOLDER or REPO reaches the programs through the environment, as it was typed: neither make nor the shell may read
+# $, ;, quotes or blanks in it as its own. (What cannot be helped: make drops blanks before a value, and NAME:=… and NAME!=… are its own.)
+override GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
+override VENV := .venv
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help install run test notebook test-long test-colab test-browser coverage find-colab find-browser benchmark banner badge lint lock clean
@@ -24,14 +26,17 @@ help:
 # The lock has OpenCV without windows (opencv-python-headless): the same code, and no libGL needed from the system.
 install: $(VENV)/installed
 $(VENV)/installed: requirements.lock
-	@test -n "$(PYTHON)" || { echo "CPython 3.10 to 3.13 is needed; found none. Name one: make PYTHON=/path/to/python"; exit 1; }
-	@echo "Installing into $(VENV) (a minute or two) …"
-	@$(PYTHON) -m venv $(VENV)
+	@test -n "$$PYTHON" || for PYTHON in python3 python3.13 python3.12 python3.11 python3.10 ""; do \
+		"$$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && break; done; \
+	test -n "$$PYTHON" || { echo "CPython 3.10 to 3.13 is needed; found none. Name one: make PYTHON=/path/to/python"; exit 1; }; \
+	echo "Installing into $(VENV) (a minute or two) …"; \
+	"$$PYTHON" -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
+run: export CXR_GIVEN := $(filter-out PYTHON,$(GIVEN))
 run: install
-	@$(VENV)/bin/python tools/run.py $(filter-out PYTHON=%,$(MAKEOVERRIDES))
+	@$(VENV)/bin/python tools/run.py
 
 test: install
 	@$(VENV)/bin/python -m pytest
@@ -47,17 +52,18 @@ test-long: install
 	@$(VENV)/bin/python -m pytest -m long
 
 # Python 3.13 and the versions of Colab, in an environment of their own. What is called python3.13 may be a stand-in: each is tried.
-COLAB := .venv-colab
-IS_313 := -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null
-PYTHON313 ?= $(firstword $(foreach p,python3.13 $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.13*/bin/python),\
-	$(shell $(p) $(IS_313) && echo $(p))))
+override COLAB := .venv-colab
+override FIND_313 = set -- python3.13 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.13*/bin/python; \
+	test -z "$$PYTHON313" || set -- "$$PYTHON313"; \
+	for python in "$$@" ""; do \
+		"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null && break; done
 find-colab:
-	@"$(PYTHON313)" $(IS_313) || { echo "Python 3.13, which Colab has, was not found: get it with apt-get install python3.13-venv" \
+	@$(FIND_313); test -n "$$python" || { echo "Python 3.13, which Colab has, was not found: get it with apt-get install python3.13-venv" \
 		"or pyenv install 3.13, or name it in make test-colab PYTHON313=/path/to/python"; exit 1; }
 
 $(COLAB)/installed: requirements-colab.lock | find-colab
 	@echo "Installing what Colab ships into $(COLAB) (a few minutes) …"
-	@"$(PYTHON313)" -m venv --clear $(COLAB)
+	@$(FIND_313); "$$python" -m venv --clear $(COLAB)
 	@$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-colab.lock
 	@touch $@
 
@@ -72,10 +78,9 @@ test-browser: find-browser install
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "selenium>=4.20,<5"
 	@$(VENV)/bin/python -m pytest -m browser
 
-FOLDER ?= data/chest_xray/test
 benchmark: install
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
-	@$(VENV)/bin/python benchmarks/loading.py $(FOLDER) --rounds 15 --save benchmarks/loading
+	@$(VENV)/bin/python benchmarks/loading.py --rounds 15 --save benchmarks/loading -- "$${FOLDER:-data/chest_xray/test}"
 
 banner: install
 	@test -d data/phantoms/chest_xray || $(VENV)/bin/python -m cxr.phantoms
@@ -83,7 +88,7 @@ banner: install
 	@$(VENV)/bin/python tools/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
 
 badge: install
-	@$(VENV)/bin/python tools/badge.py "$(REPO)"
+	@$(VENV)/bin/python tools/badge.py "$$REPO"
 	@$(VENV)/bin/python tools/build.py
 
 lint: install

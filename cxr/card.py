@@ -17,8 +17,9 @@ CARD = """\
 
 {{ "{:,} parameters".format(model.count_params()) }} in {{ model.layers|length }} layers, trained from random weights on {{ report.device }}
 with Keras {{ report.versions.keras }} ({{ report.versions.backend }}). In: float32 {{ "(n, {1}, {2}, {3})".format(*model.input_shape) }},
-grey levels from 0 to 255, the whole picture shrunk to a square. Out: the calibrated probability of class 1, PNEUMONIA (0 is NORMAL); the
-temperature, {{ "%.3f"|format(report.temperature) }}, is already in the weights. {{ minutes }} minutes for the notebook up to here, with
+grey levels from 0 to 255, the whole picture shrunk to a square. Out: the probability of class 1, PNEUMONIA (0 is NORMAL);
+temperature {{ "%.3f"|format(report.temperature) }} and shift {{ "%.3f"|format(report.shift) }} are already in the weights.
+{{ minutes }} minutes for the notebook up to here, with
 {% for name, value in report.settings.items() if not name.endswith("_DIR") %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}.
 
 ## Intended use
@@ -40,7 +41,7 @@ about a person; nor for adults, views from the side, other body parts, photograp
 ## Metrics and quantitative analyses
 
 At {{ "%.4f"|format(report.threshold.value) }} ({{ report.threshold.how }}) and above the answer is PNEUMONIA. Intervals: 95 %, by bootstrap
-over patients. Calibration error (ECE) on validation: {{ "%.3f before scaling with the temperature, %.3f after"|format(error.before, \
+over patients. Calibration error (ECE) on validation: {{ "%.3f before scaling, %.3f after"|format(error.before, \
 error.after) }}; on test: {{ "%.3f"|format(error.test) }}.
 
 | score | validation | test |
@@ -58,7 +59,7 @@ wrong. Validation resembles training, another hospital will not: measure again o
 ## Licence and citations
 
 Code: MIT.{% if report.data == "chest-xray-pneumonia" %} Radiographs: Kermany, Zhang, Goldbaum, doi:10.17632/rscbjbr9sj, CC BY 4.0;
-Kermany et al., Cell 172, 2018.{% endif %} Card: arXiv:1810.03993. Temperature: arXiv:1706.04599. Residual networks: arXiv:1512.03385.
+Kermany et al., Cell 172, 2018.{% endif %} Card: arXiv:1810.03993. Calibration: Platt, 1999. Residual networks: arXiv:1512.03385.
 """
 
 

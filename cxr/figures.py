@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from sklearn import metrics
 
 from cxr.measure import measure
+from cxr.storage import name_folder
 
 
 class Look:
@@ -38,14 +39,15 @@ def tabulate_scores(**sets: dict) -> pd.DataFrame:
 
 
 def finish_figure(figure: Figure, title: str, name: str, output_dir: Path, kind: str, colour: str = "black"):
-    """Give the figure its title, label it if it shows phantoms, save it as OUTPUT_DIR/figures/NAME.png, and show it."""
+    """Give the figure its title, label it if it shows phantoms, save it as OUTPUT_DIR/figures/NAME.png (or StorageError), show it."""
     figure.suptitle(title, color=colour, fontsize=12)
     if kind == "phantom":
         figure.text(0.5, -0.01, "PHANTOM radiographs: drawn by this project, they show no patient",
                     ha="center", va="top", fontsize=9, color="#B00020")
     target = Path(output_dir) / "figures" / f"{name}.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, bbox_inches="tight", dpi=110)
+    with name_folder(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, bbox_inches="tight", dpi=110)
     plt.show()
     plt.close(figure)
 

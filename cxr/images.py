@@ -18,31 +18,40 @@ import pandas as pd
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from cxr.dataset import explain, hear_decoder, measure_jpeg, read_file
 from cxr.storage import StorageError, hold_lock, prepare_folder, refuse_storage, require_room
 
 
 def decode_odd(stored: Image.Image) -> np.ndarray:
-    """Decode any picture that Pillow has opened (PNG, palette, RGBA, CMYK, 16-bit, rotated …); return uint8 (height, width)."""
+    """Decode any picture that Pillow has opened (PNG, palette, RGBA, CMYK, 10 to 16 bits, rotated …); return uint8 (height, width)."""
+    deep = any(";16" in str(tile) for tile in getattr(stored, "tile", ()))
     stored.load()  # raises OSError if the data end too early
     picture = ImageOps.exif_transpose(stored)
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture, dtype=np.float64)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise ValueError(f"pixel values of mode {picture.mode} out of the range 0 to 65,535")
-        return np.round(values / 257).astype(np.uint8)
+        white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if values.max() < 2**bits)  # 12 bits are often stored in 16
+        inverted = getattr(stored, "tag_v2", {}).get(262) == 0  # TIFF's "minimum is white", which Pillow minds up to 8 bits only
+        return np.round((white - values if inverted else values) * (255 / white)).astype(np.uint8)
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
-    return np.asarray(picture.convert("L"))
+    grey = np.asarray(picture.convert("L"))
+    if deep and grey.max() < 64:  # of each 16 bits Pillow keeps the upper 8
+        raise ValueError("a colour picture of 16 bits that uses only the darkest quarter of them: save it as grey levels")
+    return grey
 
 
 def decode(data: bytes, size: int) -> tuple[np.ndarray, int, tuple[int, int]]:
     """Return (grey levels, uint8 (rows, columns); `by`; (width, height)): a picture, reduced `by` 1, 2, 4 or 8 while it is decoded."""
-    with Image.open(io.BytesIO(data)) as stored:  # reads the header only
-        extent, plain = stored.size, stored.format == "JPEG" and stored.mode in ("L", "RGB")
-        # OpenCV 4 returns half a picture, and no error, where a JPEG is cut off: only one with an end marker goes to it.
-        if not plain or data[-64:].rstrip(b"\0")[-2:] != b"\xff\xd9":
+    # OpenCV 4 returns half a picture, and no error, where a JPEG is cut off: only one with an end marker goes to it.
+    extent = measure_jpeg(data) if data[-64:].rstrip(b"\0")[-2:] == b"\xff\xd9" else None
+    if extent is None:
+        with Image.open(io.BytesIO(data)) as stored:
             grey = decode_odd(stored)
-            return grey, 1, grey.shape[::-1]
+            if stored.format in ("JPEG", "MPO"):  # Pillow hides what libjpeg says, see `hear_decoder`
+                cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        return grey, 1, grey.shape[::-1]
     reduced = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
     for by in (8, 4, 2, 1):
         columns, rows = -(-extent[0] // by), -(-extent[1] // by)
@@ -72,40 +81,60 @@ def read_image(path: str | Path, size: int) -> tuple[np.ndarray, tuple[int, int]
 
     Raises OSError or ValueError, with the reason, for a file that is empty, truncated or no picture.
     """
-    with open(path, "rb") as file:
-        data = file.read()
-    if not data:
-        raise ValueError("the file is empty")
-    grey, by, extent = decode(data, size)
+    grey, by, extent = decode(read_file(path), size)
+    if min(extent) < 16:
+        raise ValueError(f"{extent[0]} × {extent[1]} pixels are no film")
     return shrink(grey, by, extent, size), extent
+
+
+def read_alone(path: str | Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """As `read_image`; raise ValueError for a JPEG, too, that libjpeg decodes but calls damaged. For one picture at a time."""
+    with hear_decoder() as heard:
+        result, said = read_image(path, size), os.pread(heard, 10_000, 0)
+    if damage := re.search(rb"Corrupt JPEG data: (?!\d extraneous bytes before marker 0xd9).*", said):  # those few are harmless
+        raise ValueError(damage[0].decode())
+    return result
 
 
 def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description: str) -> list[tuple[int, int, str]]:
     """Read pictures into `x`, uint8 (n, size, size, 1); return [(width, height, problem or "")], n of them."""
     count = max(4, len(paths) // 500)  # at a time: a pool with many tasks to hand out may not notice Ctrl-C
 
-    def read_some(start):
-        rows = []
-        for number in range(start, min(start + count, len(paths))):
+    def read_some(numbers, read=read_image):
+        for number in numbers:
+            path, before = os.path.join(folder, paths[number]), os.fstat(heard).st_size
             try:
-                x[number, :, :, 0], (width, height) = read_image(os.path.join(folder, paths[number]), x.shape[1])
-                rows.append((width, height, ""))
+                x[number, :, :, 0], (width, height) = read(path, x.shape[1])
+                rows[number] = width, height, ""
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
-                rows.append((0, 0, str(error).strip().splitlines()[0][:120] or type(error).__name__))
-        return rows
+                rows[number] = 0, 0, explain(error, path)
+            if os.fstat(heard).st_size > before:
+                doubtful.append(number)
+        return len(numbers)
 
-    rows: list[tuple[int, int, str]] = []
-    inner_threads, pool = cv2.getNumThreads(), ThreadPoolExecutor(os.cpu_count())
-    cv2.setNumThreads(1)  # the pool keeps all cores busy already
-    try:
-        with tqdm(total=len(paths), desc=description, file=sys.stdout, mininterval=0.5) as bar:
-            for some in pool.map(read_some, range(0, len(paths), count)):
-                rows += some
-                bar.update(len(some))
-    finally:
-        cv2.setNumThreads(inner_threads)
-        pool.shutdown(cancel_futures=True)
+    rows, doubtful = [(0, 0, "")] * len(paths), list[int]()
+    with hear_decoder() as heard, tqdm(total=len(paths), desc=description, file=sys.stdout, mininterval=0.5) as bar:
+        inner_threads, pool = cv2.getNumThreads(), ThreadPoolExecutor(os.cpu_count())
+        cv2.setNumThreads(1)  # the pool keeps all cores busy already
+        try:
+            for done in pool.map(read_some, [range(len(paths))[start: start + count] for start in range(0, len(paths), count)]):
+                bar.update(done)
+            read_some(doubtful[:], read_alone)  # of those in work while something was said, in all threads, one is damaged
+        finally:
+            cv2.setNumThreads(inner_threads)
+            pool.shutdown(cancel_futures=True)
     return rows
+
+
+def find_film(folder: str | Path, paths: list[str]) -> np.ndarray:
+    """Return the first film that can be read, as it is, uint8 (rows, columns); raise ValueError, with a reason, if none can."""
+    problems = []
+    for path in (os.path.join(folder, path) for path in paths):
+        try:
+            return decode(read_file(path), 10**6)[0]
+        except Exception as error:
+            problems.append(explain(error, path))
+    raise ValueError(f"None of the {len(paths):,} files in {folder} can be read, the first: {problems[0]}. Run section 1 again.")
 
 
 def stamp_files(folder: str | Path, paths: list[str], size: int) -> str:
@@ -117,7 +146,7 @@ def stamp_files(folder: str | Path, paths: list[str], size: int) -> str:
             return path, error.errno
         return path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino
 
-    code = [inspect.getsource(function) for function in (read_image, decode, shrink, decode_odd, read_images)]
+    code = [inspect.getsource(one) for one in (read_image, read_alone, read_file, measure_jpeg, decode, decode_odd, shrink, read_images)]
     about = [size, cv2.__version__, Image.__version__, code, [look(path) for path in paths]]
     return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -66,6 +68,18 @@ def find_strategy(devices=None):
         if len(devices) > 1:
             return keras.distribution.DataParallel(devices=devices), len(devices)
     return SimpleNamespace(scope=contextlib.nullcontext), 1
+
+
+def load_network(path: Path) -> keras.Model:
+    """Return the network of a .keras file; raise ValueError, with the file's name, if it is damaged, or would run code of its own."""
+    try:
+        return keras.models.load_model(path)
+    except Exception as error:  # Keras, h5py and zipfile have many
+        if re.search("safe.?mode|unsafe", str(error)):
+            raise ValueError(f"{path} holds Python code that would run here, which no network of this notebook does: do not trust that "
+                             "file, do not switch the safe mode of Keras off for it, and train anew (section 6).") from None
+        reason = f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0][:200]
+        raise ValueError(f"{path} cannot be loaded ({reason}): delete it and train anew (section 6).") from None
 
 
 def make_deterministic(wanted: bool):

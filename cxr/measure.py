@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pandas as pd
 from scipy import special
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from sklearn import metrics
+from sklearn.model_selection import GroupKFold
 
 from cxr.batches import ImageBatches
 
@@ -129,20 +130,34 @@ def compare_thresholds(labels: np.ndarray, probabilities: np.ndarray, thresholds
     return pd.DataFrame(rows).T.round(3)
 
 
-def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the temperature T > 0 for which sigmoid(logit / T) fits the labels best (Guo et al., 2017, arXiv:1706.04599).
+def fit_calibration(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
+    """Return (temperature, shift) for which sigmoid(logit / temperature + shift) fits the labels best (Platt, 1999).
 
-    The labels count as Platt's smoothed targets (Platt, 1999), so that answers without a mistake do not ask for certainty.
+    The labels count as Platt's smoothed targets, so that answers without a mistake do not ask for certainty.
     """
     sick, healthy = np.sum(labels == 1), np.sum(labels == 0)
     targets = np.where(labels == 1, (sick + 1) / (sick + 2), 1 / (healthy + 2))
     logits = to_logits(probabilities)
 
-    def cross_entropy(log_temperature):
-        scaled = logits / np.exp(log_temperature)
+    def cross_entropy(line):
+        scaled = np.exp(line[0]) * logits + line[1]
         return np.mean(np.logaddexp(0, scaled) - targets * scaled)
 
-    return float(np.exp(minimize_scalar(cross_entropy, bounds=(-3, 3), method="bounded").x))
+    slope, shift = minimize(cross_entropy, (0.0, 0.0), method="Nelder-Mead").x
+    return float(np.exp(-slope)), float(shift)
+
+
+def choose_calibration(labels: np.ndarray, probabilities: np.ndarray, patients, folds: int = 10):
+    """Return (temperature, shift, probabilities after): (1, 0, as before) unless that fits patients better whom it has not seen.
+
+    The probabilities after are cross-fitted: those of a patient are changed by what was fitted to others.
+    """
+    crossed, logits = probabilities.copy(), to_logits(probabilities)
+    for fit, rest in GroupKFold(min(folds, len(np.unique(patients)))).split(logits, labels, patients):
+        temperature, shift = fit_calibration(labels[fit], probabilities[fit])
+        crossed[rest] = special.expit(logits[rest] / temperature + shift)
+    before, after = (metrics.log_loss(labels, said, labels=[0, 1]) for said in (probabilities, crossed))
+    return (*fit_calibration(labels, probabilities), crossed) if after < before else (1.0, 0.0, probabilities)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
@@ -152,10 +167,20 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int =
     return float(np.sum(gaps) / len(labels))
 
 
-def calibrate(model: keras.Model, temperature: float):
-    """Divide the logit of a network by the temperature, in its weights: it says calibrated probabilities from now on."""
+def calibrate(model: keras.Model, temperature: float, shift: float):
+    """Put temperature and shift into the weights of a network's last layer: it says calibrated probabilities from now on."""
     last = model.get_layer("logit")
-    last.set_weights([weight / temperature for weight in last.get_weights()])
+    kernel, bias = last.get_weights()
+    last.set_weights([kernel / temperature, bias / temperature + shift])
+
+
+def describe_calibration(record: dict, pictures: str) -> str:
+    """Return in words what calibration did to a run's answers for these pictures."""
+    before, after = (record["calibration_error"][name] for name in ("before", "after"))
+    if (record["temperature"], record["shift"]) == (1, 0):
+        return f"Calibration error {before:.3f}: scaling does not help patients whom it has not seen, so nothing is changed ({pictures})"
+    return (f"Calibration error {before:.3f} before, {after:.3f} after: temperature {record['temperature']:.2f}, "
+            f"shift {record['shift']:+.2f} ({pictures})")
 
 
 def describe_errors(matrix: np.ndarray, scores: dict, pictures: str) -> str:

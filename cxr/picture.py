@@ -12,7 +12,7 @@ from cxr.batches import ImageBatches
 from cxr.dicom import read_dicom
 from cxr.explain import grad_cam, plot_grad_cam
 from cxr.figures import Look, finish_figure
-from cxr.images import read_image, shrink
+from cxr.images import read_alone, shrink
 from cxr.measure import predict_probabilities
 
 
@@ -40,7 +40,7 @@ def read_picture(path: str | Path, size: int) -> tuple[np.ndarray, dict]:
             grey, notes = read_dicom(data)
             picture, extent = shrink(grey, 1, grey.shape[::-1], size), grey.shape[::-1]
         else:
-            (picture, extent), colour = read_image(path, size), measure_colour(data)
+            (picture, extent), colour = read_alone(path, size), measure_colour(data)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path}: a DICOM file takes one more package: run %pip install pydicom and try again.") from error
     except Exception as error:  # decoders raise all kinds

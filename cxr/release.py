@@ -25,8 +25,9 @@ class ChestXray:
 
 
 def list_names(folder: Path) -> list:
-    """Return the sorted names of the files in a folder that are not hidden."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    """Return the sorted names of the files in a folder that are not hidden, and of all links, as a broken one is no file."""
+    return sorted(entry.name for entry in os.scandir(folder)
+                  if (entry.is_symlink() or entry.is_file()) and not entry.name.startswith("."))
 
 
 def count_images(folder: Path) -> dict:

@@ -1,7 +1,9 @@
 """The record of a run on disk: section 6 writes it, section 7 completes it, section 9 reads it."""
 
-import hashlib
+import contextlib
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import keras
@@ -9,104 +11,148 @@ import numpy as np
 import pandas as pd
 
 from cxr.batches import ImageBatches
-from cxr.measure import calibrate, calibration_error, choose_threshold, fit_temperature, predict_probabilities, score
+from cxr.measure import calibrate, calibration_error, choose_calibration, choose_threshold, predict_probabilities, score
 from cxr.shift import answer_changed, join_changes
-from cxr.storage import as_json, tell_time, write_whole
+from cxr.storage import as_json, hold_lock, name_folder, settle_files, switch_files, take_digest, tell_time
 
 
 def identify_holdout(pool_files: pd.DataFrame) -> str:
     """Return eight characters that tell one set of held-out images from another."""
-    return hashlib.sha256("\n".join(sorted(pool_files.path[pool_files.part == "holdout"])).encode()).hexdigest()[:8]
+    return take_digest("\n".join(sorted(pool_files.path[pool_files.part == "holdout"])).encode())[:8]
 
 
 def finish_run(state, settings, kind: str, holdout: str) -> pd.DataFrame:
-    """Put best.keras, history.csv and run.json of a training in place; return the history. Raises RuntimeError without a best epoch."""
-    if not (state.folder / "training.keras").exists():
+    """Put best.keras, history.csv and run.json of a training in place of those before, all or none; return the history.
+
+    Only then is its state forgotten. Raises RuntimeError without a best epoch, StorageError if there is no room.
+    """
+    with state.lock, name_folder(state.folder):
+        if not state.settle_best():
+            raise RuntimeError(f"{state.folder / 'training.keras'}, the best epoch, has been damaged or removed: run section 6 again.")
+        if not state.best:
+            state.forget()
+            raise RuntimeError("No epoch gave a finite loss on the held-out images: choose a smaller LEARNING_RATE.")
+        table = pd.DataFrame(state.rows)
+        files = {"best.keras": (state.folder / "training.keras").read_bytes(), "history.csv": table.to_csv(index=False).encode()}
+        digests = {name: take_digest(content) for name, content in files.items()}
+        record = {"name": state.folder.name, "trained": tell_time(), "data": kind, "holdout": holdout, "settings": vars(settings),
+                  "epochs": len(table), "ended": state.ended or "all epochs", "seconds": table.seconds.iloc[-1],
+                  "best_epoch": int(table.epoch[table.val_loss.idxmin()]), "files": digests}
+        files |= {"run.json": as_json(record).encode(), "validation.csv": b""}  # the answers of the run before go
+        with hold_lock(state.folder.parent, f"changing files in {state.folder.parent}"), switch_files(state.folder) as new:
+            for name, content in files.items():
+                (new / name).write_bytes(content)
+        state.files = digests
         state.forget()
-        raise RuntimeError("No epoch gave a finite loss on the held-out images: choose a smaller LEARNING_RATE.")
-    (state.folder / "training.keras").replace(state.folder / "best.keras")
-    table = pd.DataFrame(state.rows)
-    write_whole(state.folder / "history.csv", table.to_csv(index=False))
-    write_whole(state.folder / "run.json", as_json({
-        "name": state.folder.name, "trained": tell_time(), "data": kind, "holdout": holdout, "settings": vars(settings),
-        "epochs": len(table), "ended": state.ended or "all epochs", "seconds": table.seconds.iloc[-1],
-        "best_epoch": int(table.epoch[table.val_loss.idxmin()])}))
     if state.ended.startswith("the loss"):
         print(f"In epoch {len(table)} {state.ended}. The best epoch before that is kept; choose a smaller LEARNING_RATE.")
-    state.forget()
     return table
+
+
+def read_sound(folder: Path, record: dict, name: str) -> bytes:
+    """Return the content of a file; raise ValueError unless it is the one that the record names. (One of an earlier version names none.)"""
+    content = (folder / name).read_bytes()
+    if record["files"].get(name, digest := take_digest(content)) != digest:
+        raise ValueError(f"{folder / name} is damaged, or another process has replaced it: run sections 6 and 7 again.")
+    return content
 
 
 def read_record(folder: Path) -> tuple[dict, pd.DataFrame]:
     """Return (run.json, history.csv) of a run; raise ValueError, with the file's name, if one is missing, damaged or lacks a field."""
     kinds = {"trained": str, "validated": str, "data": str, "holdout": str, "settings": dict, "epochs": int, "seconds": int | float,
-             "best_epoch": int}
+             "best_epoch": int, "files": dict}
     path = folder / "run.json"
     try:
-        record = {"trained": "", "validated": "", "validation": {}} | json.loads(path.read_text(encoding="utf-8")) | {"name": folder.name}
+        unknown = {"trained": "", "validated": "", "validation": {}, "files": {}}  # in records of earlier versions
+        record = unknown | json.loads(path.read_text(encoding="utf-8")) | {"name": folder.name}
         if not all(isinstance(record[name], kind) for name, kind in kinds.items()):
             raise ValueError
         if record["validation"]:
             scores = pd.DataFrame(record["validation"]).loc[["value", "low", "high"], ["auc", "accuracy", "sensitivity", "specificity"]]
             record |= {"validation": scores.astype(float).to_dict(), "threshold": float(record["threshold"])}
         path = folder / "history.csv"
-        history = pd.read_csv(path)[["epoch", "val_loss", "val_auc"]].astype(float)
+        history = pd.read_csv(io.BytesIO(read_sound(folder, record, path.name)))[["epoch", "val_loss", "val_auc"]].astype(float)
         history.loc[history.val_loss.idxmin()]  # there is a best epoch
     except (OSError, ValueError, TypeError, LookupError):
         raise ValueError(f"{path} is missing or damaged: delete that folder, or run sections 6 and 7 for it again.") from None
     return record, history
 
 
-def load_run(folder: Path, image_size: int, holdout: str) -> tuple[keras.Model, dict]:
-    """Return (model, record) of a finished run of that `holdout`; raise FileNotFoundError or ValueError that says what to run."""
-    if not (folder / "best.keras").exists() or not (folder / "run.json").exists():
+@contextlib.contextmanager
+def hold_files(folder: Path):
+    """Let no other process change files of runs for a moment, and have those of this run settled; FileNotFoundError if it has none."""
+    if not any((folder / name).exists() for name in ("run.json", "together")):
         raise FileNotFoundError(f"There is no finished run in {folder}: run section 6 first (or choose another RUN_NAME).")
+    with hold_lock(folder.parent, f"changing files in {folder.parent}"):
+        settle_files(folder)
+        yield
+
+
+def load_run(folder: Path, image_size: int, holdout: str) -> tuple[keras.Model, dict]:
+    """Return (model, record) of a finished run of that `holdout`; raise ValueError that says what to run."""
     record, _ = read_record(folder)
     if record["holdout"] != holdout:
         raise ValueError(f"The run {folder.name!r} held out other images than section 4 does now, so it may have learnt from "
                          "these: run section 6 again, or set SPLIT_SEED and the data back and run section 4.")
-    model = keras.models.load_model(folder / "best.keras")
+    try:
+        read_sound(folder, record, "best.keras")
+        model = keras.models.load_model(folder / "best.keras")
+    except (OSError, ValueError, TypeError, LookupError, zipfile.BadZipFile):  # whose words may be "not found", or how to run its code
+        raise ValueError(f"{folder / 'best.keras'} is missing, damaged, or holds code of its own, which is not run: "
+                         "run section 6 again.") from None
     if model.input_shape[1] != image_size:
         raise ValueError(f"The run {folder.name!r} was trained at {model.input_shape[1]} pixels and the images are loaded at "
                          f"{image_size}: run section 6 again, or set IMAGE_SIZE back and run section 2.")
     return model, record
 
 
-def validate_run(folder: Path, holdout: "ImageBatches", holdout_files: pd.DataFrame, settings) -> tuple[keras.Model, dict, dict]:
+def validate_run(folder: Path, holdout: "ImageBatches", holdout_files: pd.DataFrame, settings,
+                 trained=None) -> tuple[keras.Model, dict, dict]:
     """Reload a run, calibrate it, choose its threshold, add scores and answers; return (model, record, changed).
 
+    `trained`: the TrainingState if this process has trained it; ValueError where another process has trained a run of this name since.
     `changed`: {change: probabilities} of `answer_changed`. Together they choose the threshold: in unchanged images few answers are near it.
     """
-    model, record = load_run(folder, holdout.arrays[0].shape[1], identify_holdout(holdout_files))
+    with hold_files(folder):
+        model, record = load_run(folder, holdout.arrays[0].shape[1], identify_holdout(holdout_files))
+    own = (trained.files if trained is not None and trained.folder == folder else {}) or record["files"]
     raw, labels = predict_probabilities(model, holdout), holdout.labels
-    temperature = fit_temperature(labels, raw)
-    calibrate(model, temperature)
+    temperature, shift, crossed = choose_calibration(labels, raw, holdout_files.patient)
+    calibrate(model, temperature, shift)
     changed = answer_changed(model, holdout)
     probabilities = changed["unchanged"]
     threshold = choose_threshold(*join_changes(labels, changed))
-    record |= {"network": model.name, "parameters": model.count_params(), "temperature": temperature, "threshold": threshold,
-               "calibration_error": {"before": calibration_error(labels, raw), "after": calibration_error(labels, probabilities)},
+    record |= {"network": model.name, "parameters": model.count_params(), "threshold": threshold,
+               "temperature": temperature, "shift": shift,
+               "calibration_error": {"before": calibration_error(labels, raw), "after": calibration_error(labels, crossed)},
                "validation": score(labels, probabilities, holdout_files.patient, threshold, settings.RESAMPLES, settings.SEED)}
-    keep_answers(folder, record, holdout_files, probabilities)
+    with hold_files(folder):
+        if not read_record(folder)[0]["files"] == record["files"] == own:
+            raise ValueError(f"Another process has trained the run {folder.name!r} anew meanwhile: run section 6 again, and give one of "
+                             "the two another RUN_NAME.")
+        keep_answers(folder, record, holdout_files, probabilities)
     return model, record, changed
 
 
 def keep_answers(folder: Path, record: dict, files: pd.DataFrame, probabilities: np.ndarray) -> None:
     """Put a run's answers for the held-out images (validation.csv), and then its record, which names them, into its folder."""
     text = files[["path", "label", "patient", "width", "height"]].assign(probability=probabilities).to_csv(index=False)
-    record |= {"validated": tell_time(), "answers": hashlib.sha256(text.encode()).hexdigest()[:8]}
-    write_whole(folder / "validation.csv", text)
-    write_whole(folder / "run.json", as_json(record))
+    record |= {"validated": tell_time(), "answers": take_digest(text.encode())[:8]}
+    with switch_files(folder) as new:
+        (new / "validation.csv").write_text(text, encoding="utf-8")
+        (new / "run.json").write_text(as_json(record), encoding="utf-8")
 
 
-def publish_run(output_dir: Path, run_dir: Path, model: keras.Model, predictions: pd.DataFrame, report: dict) -> None:
-    """Put best.keras, history.csv, predictions.csv and metrics.json of one run into `output_dir`, metrics last."""
-    (output_dir / "metrics.json").unlink(missing_ok=True)  # until the new set is complete, none claims to be
-    model.save(output_dir / "unfinished.keras")
-    (output_dir / "unfinished.keras").replace(output_dir / "best.keras")
-    write_whole(output_dir / "history.csv", (run_dir / "history.csv").read_text(encoding="utf-8"))
-    write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
-    write_whole(output_dir / "metrics.json", as_json(report))
+def publish_run(output_dir: Path, run_dir: Path, record: dict, model: keras.Model, predictions: pd.DataFrame, report: dict) -> None:
+    """Put best.keras, history.csv, predictions.csv and metrics.json, which names the others, of one run into `output_dir`: all or none."""
+    history = read_sound(run_dir, record, "history.csv")
+    with hold_lock(run_dir.parent, f"changing files in {output_dir}"), switch_files(output_dir) as new:
+        model.save(new / "best.keras")
+        (new / "history.csv").write_bytes(history)
+        (new / "predictions.csv").write_text(predictions.to_csv(index=False), encoding="utf-8")
+        report["files"] = {path.name: take_digest(path.read_bytes()) for path in sorted(new.iterdir())}
+        (new / "model_card.md").touch()  # that of the run before goes
+        (new / "metrics.json").write_text(as_json(report), encoding="utf-8")
 
 
 def read_run(folder: Path) -> dict:
@@ -116,7 +162,7 @@ def read_run(folder: Path) -> dict:
     except ValueError as error:
         return {"name": folder.name, "apart": "damaged", "damage": str(error)}
     kept, table = folder / "validation.csv", None
-    if kept.exists() and hashlib.sha256(kept.read_bytes()).hexdigest()[:8] == record.get("answers"):  # those that the record is made from
+    if kept.exists() and take_digest(kept.read_bytes())[:8] == record.get("answers"):  # those that the record is made from
         table = pd.read_csv(kept, dtype={"path": str, "patient": str}, float_precision="round_trip").sort_values("path", ignore_index=True)
     return record | {"history": history, "answers": table, "apart": "" if record["validation"] else "not evaluated yet (run section 7)"}
 
@@ -126,7 +172,11 @@ def list_runs(runs_dir: Path) -> list[dict]:
 
     First come those that answered for the images of the run validated last, by falling AUC. Raises FileNotFoundError if none is evaluated.
     """
-    records = [read_run(path.parent) for path in sorted(Path(runs_dir).glob("*/run.json"))]
+    runs_dir = Path(runs_dir)
+    with hold_lock(runs_dir, f"changing files in {runs_dir}") if runs_dir.is_dir() else contextlib.nullcontext():
+        for path in runs_dir.glob("*/together"):
+            settle_files(path.parent)
+        records = [read_run(path.parent) for path in sorted(runs_dir.glob("*/run.json"))]
     evaluated, others = ([one for one in records if bool(one["apart"]) == apart] for apart in (False, True))
     if not evaluated:
         found = "".join(f"; {one['name']}: {one['apart']}" for one in others)

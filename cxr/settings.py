@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-Folder = Annotated[str, BeforeValidator(lambda path: os.path.expanduser(str(path or "")))]
+
+def expand_home(path) -> str:
+    """Return the path of a folder, "" for None, with ~ replaced; raise ValueError where it names the home of nobody."""
+    expanded = os.path.expanduser(str(path or ""))
+    if expanded.startswith("~"):
+        raise ValueError("it should not name the home of a user who is not here (write ./~… where a folder is called so)")
+    return expanded
+
+
+Folder = Annotated[str, BeforeValidator(expand_home)]
 
 
 def check_run_name(name: str) -> str:
@@ -22,7 +31,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     PRESET: Literal["auto", "full", "quick"]
     DATA_DIR: Folder
-    OUTPUT_DIR: Folder
+    OUTPUT_DIR: Annotated[str, Field(min_length=1), BeforeValidator(expand_home)]
     CACHE_DIR: Folder
     RUN_NAME: Annotated[str, BeforeValidator(str), AfterValidator(check_run_name)]
     IMAGE_SIZE: int = Field(ge=32, le=1024)
@@ -57,5 +66,5 @@ def resolve_settings(values: dict[str, Any], device: str) -> Settings:
         return Settings.model_validate(chosen)
     except ValidationError as error:
         first = error.errors()[0]
-        reason = first["msg"].removeprefix("Value error, ").replace("Input", "it")
+        reason = first["msg"].removeprefix("Value error, ").replace("Input", "it").replace("String", "it")
         raise ValueError(f"{first['loc'][0]} is {first['input']!r}, but {reason}: change it in the settings cell.") from None

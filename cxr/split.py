@@ -35,14 +35,13 @@ def split_by_patient(files: pd.DataFrame, groups: np.ndarray, share: float, seed
     fewest = min(len(np.unique(groups[files.label == label])) for label in (0, 1))
     folds = min(max(2, round(1 / share)), fewest)
     splitter = StratifiedGroupKFold(n_splits=max(2, folds), shuffle=True, random_state=seed)
-    _, held_out = next(splitter.split(files, files.finding if fewest >= 10 else files.label, groups))
-    part = np.full(len(files), "fit", dtype="<U7")
-    part[held_out] = "holdout"
-    for side in ("fit", "holdout"):
-        if files.label[part == side].nunique() < 2:
-            raise ValueError(f"After the split by patient, {side} has images of one class only: there are too few "
-                             "patients (add images), or SPLIT_SEED is unlucky (change it in the settings cell).")
-    return part
+    for _, held_out in splitter.split(files, files.finding if fewest >= 10 else files.label, groups):
+        part = np.full(len(files), "fit", dtype="<U7")
+        part[held_out] = "holdout"
+        if files.label.groupby(part).nunique().min() == 2:
+            return part
+    raise ValueError("No split by patient leaves images of both classes on both sides: there are too few patients (add images), or "
+                     "SPLIT_SEED is unlucky (change it in the settings cell).")
 
 
 def count_leaks(groups: np.ndarray, held_out: np.ndarray) -> int:

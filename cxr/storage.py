@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -18,10 +19,21 @@ class StorageError(OSError):
 
 
 def refuse_storage(folder: Path, error: OSError) -> StorageError:
-    """Return a StorageError for an OSError that came up while writing into `folder`."""
+    """Return a StorageError for an OSError that came up while writing into `folder`; one that says it already stays as it is."""
+    if isinstance(error, StorageError):
+        return error
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return StorageError(f"{Path(folder).resolve()} " + ("is full: free some space and run this again" if full else
-                                                        f"cannot be written ({error.strerror}): choose another folder"))
+                                                        f"cannot be written ({error.strerror or error}): choose another folder"))
+
+
+@contextlib.contextmanager
+def name_folder(folder: Path):
+    """Raise StorageError, with the name of the folder, for an OSError that comes up inside."""
+    try:
+        yield
+    except OSError as error:
+        raise refuse_storage(folder, error) from error
 
 
 def require_room(folder: Path, size: float):
@@ -71,10 +83,47 @@ def find_drive() -> Path:
 
 
 def write_whole(path: Path, text: str):
-    """Write a text file so that it is there completely or not at all."""
+    """Write a text file so that it is there completely or not at all; raises StorageError."""
     unfinished = Path(path).with_name(Path(path).name + ".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with name_folder(unfinished.parent):
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+
+
+@contextlib.contextmanager
+def switch_files(folder: Path):
+    """Yield a folder for files that belong together: in the end all come into `folder` (an empty one removes its namesake), or none.
+
+    Whatever cuts this off, `settle_files` completes it or undoes it. Raises StorageError.
+    """
+    unfinished = folder / "together.unfinished"
+    with name_folder(folder):
+        settle_files(folder)
+        unfinished.mkdir()
+        yield unfinished
+        unfinished.rename(folder / "together")  # at this instant the new files begin to count
+        settle_files(folder)
+
+
+def settle_files(folder: Path):
+    """Complete what `switch_files` had begun when it was cut off, or undo it; in between there is no record (.json) of the files."""
+    shutil.rmtree(folder / "together.unfinished", ignore_errors=True)
+    files = sorted(folder.glob("together/*"), key=lambda path: path.suffix == ".json")
+    for path in files[-1:]:  # the record goes first and comes last
+        (folder / path.name).unlink(missing_ok=True)
+    for path in files:
+        if path.stat().st_size:
+            path.replace(folder / path.name)
+        else:
+            (folder / path.name).unlink(missing_ok=True)
+            path.unlink()
+    if (folder / "together").exists():
+        (folder / "together").rmdir()
+
+
+def take_digest(content: bytes) -> str:
+    """Return sixteen characters that tell one content from another."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def as_json(content) -> str:

@@ -41,6 +41,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 packages = {"cv2": "opencv-python", "jinja2": "jinja2", "kaggle": "kaggle", "keras": "keras", "matplotlib": "matplotlib", "numpy": "numpy",
@@ -54,7 +55,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 saved = os.dup(2)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries say a lot while they look for devices
 try:
-    import keras
+    with tempfile.TemporaryDirectory() as os.environ["KERAS_HOME"]:  # not ~/.keras: what its keras.json asks for may not fit
+        import keras
     keras.ops.ones(1)
 finally:
     os.dup2(saved, 2)
@@ -153,7 +155,7 @@ from cxr.figures import (  # fold
 )
 
 # %%
-from cxr.runs import finish_run, identify_holdout, list_runs, publish_run, validate_run  # fold
+from cxr.runs import finish_run, identify_holdout, list_runs, publish_run, read_sound, validate_run  # fold
 
 # %%
 device_kind, device_name, capability = find_device()
@@ -229,12 +231,11 @@ all_files.groupby(["split", "finding"], sort=False).size().unstack(fill_value=0)
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 2 needs the tools and the settings: run section 0 first.")
-from cxr.images import describe_arrays  # fold
+from cxr.images import describe_arrays, find_film  # fold
 
 # %%
 settings = tour.start("2 Load the images", globals())
-decoded = (cv2.imread(str(data_dir / path), cv2.IMREAD_GRAYSCALE) for path in all_files.path)
-film = next(picture for picture in decoded if picture is not None)
+film = find_film(data_dir, all_files.path)
 small = cv2.resize(film, (settings.IMAGE_SIZE, settings.IMAGE_SIZE), interpolation=cv2.INTER_AREA)
 captions = [f"{picture.shape[1]} × {picture.shape[0]} pixels, {picture.nbytes / 1e3:,.0f} kB" for picture in (film, small)]
 title = f"Of {film.size:,} grey levels, {small.size:,} are left"
@@ -614,10 +615,12 @@ if "tour" not in globals():
 from cxr.measure import (  # fold
     adapt_to_prevalence,
     calibration_error,
+    choose_calibration,
     choose_for_cost,
     choose_for_sensitivity,
     compare_sets,
     compare_thresholds,
+    describe_calibration,
     describe_errors,
     describe_rule,
     measure,
@@ -633,12 +636,13 @@ from cxr.measure import draw_patients, enclose, score  # show
 # ### Probabilities that mean what they say
 #
 # Of all children to whom a network gives 80 %, eighty in a hundred should be ill: then it is **calibrated**. Networks are
-# mostly surer than they should be. **Temperature scaling** [7] divides every logit by one number, the temperature, that is
-# fitted on validation; the order of the answers, and so the AUC, stays as it is. The **expected calibration error** (ECE) is
-# the average distance between what was said and what was so. **Predict:** will the temperature be above 1?
+# often too sure, or lean to one side. **Platt scaling** [7] divides every logit by a temperature and adds a shift, both fitted on
+# validation; the order of the answers, and so the AUC, stays as it is. The **expected calibration error** (ECE) is the average
+# distance between what was said and what was so. To be fair, each patient's answers are changed by what was fitted to *others*; where
+# that does not help, nothing is changed. **Predict:** will it help?
 
 # %%
-from cxr.measure import fit_temperature  # show
+from cxr.measure import fit_calibration  # show
 
 # %% [markdown]
 # ### Where to draw the line
@@ -666,7 +670,7 @@ settings = tour.start("7 Evaluate", globals())
 run_dir = output_dir / "runs" / settings.RUN_NAME
 holdout = make_batches("holdout", pool_files, [x_train, x_val], batch_size=64)
 y_holdout, holdout_files = holdout.labels, pool_files[pool_files.part == "holdout"]
-model, record, changed = validate_run(run_dir, holdout, holdout_files, settings)
+model, record, changed = validate_run(run_dir, holdout, holdout_files, settings, globals().get("state"))  # of section 6, if it has run
 if settings.BASELINE_EPOCHS and (run_dir.parent / "baseline" / "run.json").exists():
     validate_run(run_dir.parent / "baseline", holdout, holdout_files, settings)
 p_holdout, threshold, validation = changed["unchanged"], record["threshold"], record["validation"]
@@ -675,14 +679,14 @@ print(f"On {len(y_holdout)} {pictures} held out, as they are and with {len(chang
 
 # %%
 errors = record["calibration_error"]
-title = (f"Temperature {record['temperature']:.2f}: calibration error {errors['before']:.3f} before, {errors['after']:.3f} after "
-         f"({len(y_holdout)} {pictures})")
-said = {"before": special.expit(to_logits(p_holdout) * record["temperature"]), "after": p_holdout}
+title = describe_calibration(record, f"{len(y_holdout)} {pictures}")
+raw = special.expit((to_logits(p_holdout) - record["shift"]) * record["temperature"])
+said = {"before": raw, "after": choose_calibration(y_holdout, raw, holdout_files.patient)[2]}
 finish_figure(plot_reliability(y_holdout, said), title, "reliability", output_dir, data_kind)
 
 # %% [markdown]
 # **How to read it:** points on the grey line are calibrated; below it the network says more than is so. A temperature above 1 takes
-# certainty away, one below 1 adds some. The bars are 95 % intervals: in the middle there are few images, so the points jump.
+# certainty away, a shift above 0 makes every answer more of an alarm. The bars are 95 % intervals: in the middle there are few images, so the points jump.
 #
 # ### What another threshold would cost
 #
@@ -767,14 +771,14 @@ report = {
     "versions": describe_versions(), "device": f"{device_kind} ({device_name})", "seconds": tour.seconds,
     "counts": {name: {"NORMAL": int((y == 0).sum()), "PNEUMONIA": int((y == 1).sum())} for name, y in counted.items()},
     "unreadable": unreadable.to_dict("records"),
-    "temperature": record["temperature"],
+    "temperature": record["temperature"], "shift": record["shift"],
     "calibration_error": errors | {"test": calibration_error(y_test, p_test)},
     "shifts": shifts.to_dict("index"),
     "changed_together": {name: {"value": value} for name, value in together.items()},
     "threshold": {"value": threshold, "how": f"largest {describe_rule()} on validation, films as they are and changed"},
     "validation": validation | {"confusion_matrix": matrices[0]},
     "test": test | {"confusion_matrix": matrices[1]}}
-publish_run(output_dir, run_dir, model, predictions, report)
+publish_run(output_dir, run_dir, record, model, predictions, report)
 tour.finish(threshold, p_test)
 
 # %% [markdown]
@@ -979,6 +983,7 @@ from cxr.card import write_card  # fold
 
 # %%
 settings = tour.start("10 Limits, exercises", globals())
+read_sound(output_dir, report, "best.keras")  # it may be of another run by now
 published = keras.models.load_model(output_dir / "best.keras")  # what section 7 put there, as anybody else gets it
 write_whole(output_dir / "model_card.md", write_card(report, published))
 report["seconds"] = {title: seconds for title, seconds in tour.seconds.items() if not title.startswith("10")}
@@ -1024,7 +1029,7 @@ if EXERCISE == 3:
 # 4. Selvaraju et al.: *Grad-CAM*, arXiv:1610.02391.
 # 5. Araujo et al.: *Computing Receptive Fields*, Distill, 2019.
 # 6. Youden: *Index for rating diagnostic tests*, Cancer 3, 1950.
-# 7. Guo et al.: *On Calibration of Neural Networks*, arXiv:1706.04599.
+# 7. Platt: *Probabilistic Outputs for Support Vector Machines*, 1999; Guo et al., arXiv:1706.04599.
 # 8. Saerens et al.: *Adjusting the Outputs of a Classifier …*, Neural Computation 14, 2002.
 # 9. Adebayo et al.: *Sanity Checks for Saliency Maps*, arXiv:1810.03292.
 # 10. Mitchell et al.: *Model Cards*, arXiv:1810.03993.

@@ -114,3 +114,20 @@ def test_the_fingerprint_tells_other_images_and_labels_and_nothing_else():
     others = [of(rows=(0, 2, 5)), of(labels=(0, 0, 1)), of(levels(0, 7)), of(levels(0, 3), levels(3, 3)),
               of(rows=(0, 2), labels=(1, 0))]
     assert len({usual, *others}) == 6
+
+
+def test_the_fingerprint_sees_every_pixel_of_the_images_that_count_and_of_no_other():
+    pictures = np.random.default_rng(0).integers(0, 256, (700, 3, 3, 1), np.uint8)
+    rows = np.arange(0, 700, 2)  # more than are gathered at a time
+
+    def of(changed=None, places=rows):
+        images = pictures.copy()
+        if changed is not None:
+            images[changed] ^= 1
+        return fingerprint(ImageBatches([images[:99], images[99:]], places, rows % 3 % 2, 8))
+
+    assert of() == of() == of((1, 0, 0)) == of((699, 2, 2))
+    assert len({of(), *(of(place) for place in ((0, 0, 0), (98, 1, 2), (512, 0, 1), (698, 2, 2)))}) == 5
+    swapped = rows.copy()
+    swapped[[3, 5]] = rows[[5, 3]]
+    assert of(places=swapped) != of()

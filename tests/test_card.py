@@ -22,7 +22,7 @@ def make_report(**changes):
             "versions": {"keras": "3.99.1", "backend": "tensorflow"}, "seconds": {"6 Train": 600, "7 Evaluate": 30},
             "counts": {"train": {"NORMAL": 1341, "PNEUMONIA": 3875}, "val": {"NORMAL": 8, "PNEUMONIA": 9},
                        "test": {"NORMAL": 234, "PNEUMONIA": 390}, "validation": {"NORMAL": 201, "PNEUMONIA": 582}},
-            "unreadable": [{"path": "a", "problem": "b"}] * 3, "temperature": 1.734,
+            "unreadable": [{"path": "a", "problem": "b"}] * 3, "temperature": 1.734, "shift": -0.567,
             "calibration_error": {"before": 0.061, "after": 0.022, "test": 0.143},
             "shifts": {"unchanged": {"auc": 0.987}, "noisy": {"auc": 0.612}, "blurred": {"auc": 0.9}},
             "threshold": {"value": 0.4321, "how": "the way it was chosen"}, "validation": part(0.9), "test": part(0.7), **changes}
@@ -36,7 +36,8 @@ def network():
 
 def test_the_card_holds_the_numbers_of_the_report(network):
     card = write_card(make_report(), network)
-    for text in ("NOT intended for clinical use", "'mine'", f"{network.count_params():,} parameters", "(n, 32, 32, 1)", "1.734", "0.4321",
+    for text in ("NOT intended for clinical use", "'mine'", f"{network.count_params():,} parameters", "(n, 32, 32, 1)", "1.734",
+                 "-0.567", "0.4321",
                  "the way it was chosen", "EPOCHS 77, DROPOUT 0.123.", "Keras 3.99.1", "GPU (T4)", "10.5 minutes",
                  "| images | train | val | test | validation |", "| NORMAL | 1341 | 8 | 234 | 201 |",
                  "| PNEUMONIA | 3875 | 9 | 390 | 582 |", "3 files could not be read", "0.061", "0.022", "0.143",

@@ -1,5 +1,6 @@
 """The data set at hand is found, listed without losing a file, and named for what it is."""
 
+import os
 import shutil
 
 import pandas as pd
@@ -66,6 +67,48 @@ def test_files_that_are_hidden_do_not_count_and_others_are_never_dropped(tiny):
     assert len(files) == before + 1 and "train/NORMAL/notes.txt" in set(files.path)
 
 
+def test_what_is_not_used_is_named(tiny, capsys):
+    """A third class, a folder within a class, files beside the classes: nothing is left out without a word."""
+    before = list_images(tiny)
+    assert "NOT used" not in capsys.readouterr().out
+    for name in ("train/COVID", "test/COVID", "train/NORMAL/more", "train/.hidden", "train/NORMAL/.ipynb_checkpoints"):
+        (tiny / name).mkdir()
+        (tiny / name / "a.jpeg").write_bytes(b"x")
+    (tiny / "val/IM-0001-0001.jpeg").write_bytes(b"x")
+    assert list_images(tiny).equals(before)
+    told, = (line for line in capsys.readouterr().out.splitlines() if "NOT used" in line)
+    assert told.startswith("NOT used: test/COVID, train/COVID, train/NORMAL/more, val/IM-0001-0001.jpeg. ")
+    for number in range(9):
+        (tiny / f"val/{number}").mkdir()
+    list_images(tiny)
+    assert "train/NORMAL/more, val/0, val/1 and 8 more. " in capsys.readouterr().out
+
+
+def test_links_are_listed_broken_or_not(tiny):
+    names = ["broken", "loop", "to-file", "to-folder"]
+    for name, target in zip(names, ("gone", "loop", (tiny / "val/NORMAL").resolve() / os.listdir(tiny / "val/NORMAL")[0], tiny / "val")):
+        (tiny / "train/NORMAL" / name).symlink_to(target)
+    os.mkfifo(tiny / "train/NORMAL/pipe")  # to open it would wait for ever
+    files = list_images(tiny)
+    assert files.path[files.path.str.split("/").str[-1].isin([*names, "pipe"])].tolist() == [f"train/NORMAL/{name}" for name in names]
+    assert count_images(tiny)["train/NORMAL"] == (files.path.str.startswith("train/NORMAL/")).sum()
+    broken = load_split(tiny, files[files.split == "train"], 32, "train")[2]
+    assert broken.path.tolist() == [f"train/NORMAL/{name}" for name in ("broken", "loop", "to-folder")]
+
+
+@pytest.mark.parametrize("place", ["train/NORMAL", "test"])
+def test_a_name_that_is_not_utf8_is_refused_by_name(tiny, place):
+    """It could not be written into predictions.csv and metrics.json, after all training."""
+    try:
+        (tiny / place / os.fsdecode(b"caf\xe9.jpeg")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    (tiny / "train/NORMAL/café \u3042\u00a0.jpeg").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"1 file names in .* not UTF-8, the first is b'.*/caf\\xe9.jpeg': rename") as caught:
+        list_images(tiny)
+    assert str(caught.value).encode()
+
+
 def test_a_folder_that_is_missing_or_empty_is_named(tiny):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_images(tiny / "nowhere")
@@ -98,9 +141,25 @@ def test_one_image_a_class_is_too_little_and_said_so(tiny):
     ("person1_bacteria_2.jpeg", 1, ("person1", "bacterial", True)),
     ("person1000_virus_1681.jpeg", 1, ("person1000", "viral", True)),
     ("scan7.png", 1, ("pneumonia scan7.png", "unknown", False)),
+    ("NORMAL-1049278-0001.jpeg", 0, ("patient1049278", "normal", True)),
+    ("BACTERIA-1008087-0001.jpeg", 1, ("patient1008087", "bacterial", True)),
+    ("VIRUS-9564688-0002.jpeg", 1, ("patient9564688", "viral", True)),
+    ("NORMAL-1049278-0001.jpeg", 1, ("pneumonia NORMAL-1049278-0001.jpeg", "unknown", False)),
+    ("VIRUS-9564688-0002.jpeg", 0, ("normal VIRUS-9564688-0002.jpeg", "normal", False)),
 ])
 def test_file_names_give_patient_and_finding(name, label, expected):
     assert parse_name(name, label) == expected
+
+
+def test_the_names_of_the_third_version_give_patients_and_findings():
+    """5,856 names as there: a patient's images are numbered, and a child with both infections is one patient."""
+    names = [(f"{finding}-{1_000_000 + 7 * (number // 2)}-{number % 2 + 1:04}.jpeg", label)
+             for finding, count, label in (("NORMAL", 1583, 0), ("BACTERIA", 2780, 1), ("VIRUS", 1493, 1)) for number in range(count)]
+    parsed = pd.DataFrame([parse_name(*name) for name in names], columns=["patient", "finding", "known"])
+    assert len(parsed) == 5856 and parsed.known.all()
+    assert parsed.finding.value_counts().to_dict() == {"normal": 1583, "bacterial": 2780, "viral": 1493}
+    assert parsed.patient.nunique() == 1390 and parsed.groupby("finding").patient.nunique().to_dict() == {
+        "normal": 792, "bacterial": 1390, "viral": 747}
 
 
 def test_the_kind_of_data_is_read_from_the_files(tiny):

@@ -30,6 +30,7 @@ from cxr.figures import (
     tabulate_scores,
 )
 from cxr.network import build_baseline, build_cnn
+from cxr.storage import StorageError
 
 FILES = pd.DataFrame({"split": ["train"] * 6 + ["test"] * 3, "label": [0, 1, 1, 1, 1, 1, 0, 0, 1],
                       "finding": ["normal", *["bacterial"] * 3, "viral", "viral", "normal", "normal", "viral"],
@@ -42,6 +43,7 @@ def close_figures():
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # what libraries say of each other
         for number in plt.get_fignums():
             plt.figure(number).canvas.draw()
     plt.close("all")
@@ -66,6 +68,17 @@ def test_phantoms_are_labelled_and_others_are_not(tmp_path, monkeypatch, kind, w
     assert len(shown) == 1 and not plt.get_fignums() and figure.get_suptitle() == "The title"
     red = np.all(cv2.imread(str(tmp_path / "out/figures/curves.png")) == (0x20, 0, 0xB0), axis=2)  # the words lie below the axes
     assert red.any() == warned
+
+
+def test_a_disk_that_is_full_or_a_folder_that_is_none_is_named(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/curves.png").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=f"^{tmp_path}/figures is full: free some space"):
+        finish_figure(plt.figure(), "The title", "curves", tmp_path, "own")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/figures").write_text("in the way")
+    with pytest.raises(StorageError, match=f"^{tmp_path}/out/figures cannot be written"):
+        finish_figure(plt.figure(), "The title", "curves", tmp_path / "out", "own")
 
 
 def test_pictures_are_named_after_what_they_are():

@@ -1,5 +1,6 @@
 """Every picture is read rightly or refused with a reason; the cache is never stale, and never trusted when it is broken."""
 
+import io
 import itertools
 import json
 import math
@@ -22,8 +23,8 @@ from hypothesis.extra import numpy as npst
 from PIL import Image, ImageOps
 
 from cxr import images
-from cxr.dataset import list_images
-from cxr.images import describe_arrays, keep_good, load_split, read_image
+from cxr.dataset import explain, hear_decoder, list_images
+from cxr.images import describe_arrays, find_film, keep_good, load_split, read_alone, read_image, stamp_files
 
 
 def halves(mode, dark, bright, size=(64, 48)):
@@ -59,7 +60,7 @@ def test_every_kind_of_picture_is_read_as_the_same_grey_levels(tmp_path, name):
 
 @pytest.mark.parametrize("name", PICTURES)
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(levels=npst.arrays(np.uint8, npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)),
+@given(levels=npst.arrays(np.uint8, npst.array_shapes(min_dims=2, max_dims=2, min_side=16, max_side=32)),
        turn=st.sampled_from([0, 1, 3, 6, 8]))
 def test_any_small_picture_comes_out_as_the_right_array(tmp_path_factory, name, levels, turn):
     """Grey levels in any mode a file can have, turned as EXIF says: at its own size it is itself, at others its area means.
@@ -67,6 +68,8 @@ def test_any_small_picture_comes_out_as_the_right_array(tmp_path_factory, name, 
     JPEG is lossy, so a picture of one level stands for it there.
     """
     height, width = levels.shape
+    if name.startswith("sixteen"):
+        levels[0, 0] = 255  # dark pixels alone would be those of fewer bits
     if name.lower().endswith(("jpeg", "jpg")):
         levels = np.full_like(levels, levels[0, 0])
     size = math.lcm(height, width) if math.lcm(height, width) <= 120 else min(height, width)
@@ -186,6 +189,215 @@ def test_a_jpeg_with_bytes_after_its_end_is_still_read(tmp_path):
     with (tmp_path / "a.jpeg").open("ab") as file:
         file.write(b"trailer")
     assert abs(read_image(tmp_path / "a.jpeg", 32)[0].mean() - 100) < 2
+
+
+def cloud(width=420, height=360):
+    """A picture with detail everywhere, as a film has, and 20 kB or more as JPEG."""
+    noise = np.random.default_rng(5).normal(0, 1, (height, width))
+    return Image.fromarray(np.clip(128 + 900 * cv2.GaussianBlur(noise, (0, 0), 6) + 8 * noise, 0, 255).astype(np.uint8))
+
+
+def in_middle(data, new, removed=None):
+    middle = len(data) // 2
+    return data[:middle] + new + data[middle + (len(new) if removed is None else removed):]
+
+
+SPOILT = {
+    "zeros in the middle": lambda data: in_middle(data, bytes(4096)),
+    "few zeros in the middle": lambda data: in_middle(data, bytes(512)),
+    "noise in the middle": lambda data: in_middle(data, np.random.default_rng(0).bytes(4096)),
+    "a block lost": lambda data: in_middle(data, b"", 4096),
+    "cut, with an end marker": lambda data: data[:len(data) * 6 // 10] + b"\xff\xd9",
+    "zeros up to the end marker": lambda data: data[:len(data) * 6 // 10] + bytes(len(data) * 4 // 10) + b"\xff\xd9",
+    "line ends converted": lambda data: data.replace(b"\n", b"\r\n"),
+    "line ends converted back": lambda data: data.replace(b"\r", b"\n"),
+    "as text": lambda data: data.decode("utf-8", "replace").encode(),
+}
+JPEGS = {
+    "grey": lambda: (cloud(), {"quality": 92}),
+    "small tables": lambda: (cloud(), {"quality": 92, "optimize": True}),
+    "restart markers": lambda: (cloud(), {"quality": 92, "restart_marker_rows": 2}),
+    "progressive": lambda: (cloud(), {"quality": 92, "progressive": True}),
+    "colour": lambda: (cloud().convert("RGB"), {"quality": 92}),
+    "CMYK, by Pillow": lambda: (cloud().convert("CMYK"), {"quality": 92}),
+}
+
+
+@pytest.mark.parametrize("damage", SPOILT)
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_is_damaged_inside_is_listed_and_no_other(tmp_path, capfd, kind, damage):
+    """Most of these are decoded without an error, with up to all pixels wrong: libjpeg only warns."""
+    picture, how = JPEGS[kind]()
+    picture.save(tmp_path / "0.jpeg", **how)
+    good = (tmp_path / "0.jpeg").read_bytes()
+    spoilt = SPOILT[damage](good)
+    assert len(good) > 20_000 and spoilt != good
+    for number in range(30):
+        (tmp_path / f"{number}.jpeg").write_bytes(spoilt if number in (7, 8, 22) else good)
+    x, _, broken = load_split(tmp_path, pd.DataFrame({"path": [f"{number}.jpeg" for number in range(30)]}), 64, "Loading")
+    assert broken.path.tolist() == ["7.jpeg", "8.jpeg", "22.jpeg"] and broken.problem.str.contains(r"\w{4}").all()
+    assert len(x) == 27 and (x == read_alone(tmp_path / "0.jpeg", 64)[0][:, :, None]).all()
+    with pytest.raises((OSError, ValueError, SyntaxError), match=r"\w{4}"):
+        read_alone(tmp_path / "7.jpeg", 64)
+    assert "JPEG data" not in capfd.readouterr().err
+
+
+def test_damage_is_found_behind_bytes_after_the_end(tmp_path):
+    cloud().save(tmp_path / "a.jpeg", quality=92)
+    (tmp_path / "a.jpeg").write_bytes(in_middle((tmp_path / "a.jpeg").read_bytes(), bytes(4096)) + b"trailer" * 20)
+    with pytest.raises(ValueError, match="Corrupt JPEG data"):
+        read_alone(tmp_path / "a.jpeg", 64)
+
+
+def test_what_a_device_leaves_before_the_end_marker_does_no_harm(tmp_path):
+    cloud().save(tmp_path / "a.jpeg", quality=92)
+    good, (expected, _) = (tmp_path / "a.jpeg").read_bytes(), read_image(tmp_path / "a.jpeg", 64)
+    (tmp_path / "a.jpeg").write_bytes(good[:-2] + b"\0\0" + good[-2:])
+    assert np.array_equal(read_alone(tmp_path / "a.jpeg", 64)[0], expected)
+    assert load_split(tmp_path, pd.DataFrame({"path": ["a.jpeg"]}), 64, "Loading")[2].empty
+
+
+def test_what_others_say_meanwhile_is_passed_on_and_refuses_no_picture(pictures, capfd, monkeypatch):
+    decode = cv2.imdecode
+
+    def talk(data, flag):
+        os.write(2, b"something else\n")
+        return decode(data, flag)
+
+    monkeypatch.setattr(cv2, "imdecode", talk)
+    assert len(load_split(pictures, list_images(pictures), 32, "Loading")[0]) == 24
+    assert capfd.readouterr().err.count("something else\n") >= 24
+
+
+def test_stderr_is_as_before_after_loads_at_once_and_after_one_that_fails(pictures, capfd):
+    def describe():
+        return os.fstat(2).st_ino, len(os.listdir("/proc/self/fd"))
+
+    files, before = list_images(pictures), describe()
+    threads = [threading.Thread(target=load_split, args=(pictures, files, 32, "Loading")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with pytest.raises(ZeroDivisionError), hear_decoder(), hear_decoder():
+        raise ZeroDivisionError
+    assert describe() == before
+    os.write(2, b"still here")
+    assert capfd.readouterr().err == "still here"
+
+
+BITS = [8, 10, 12, 14, 16]
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("name", ["a.png", "a.tiff", "white is 0.tiff", "a.jp2"])
+def test_a_film_with_less_than_16_bits_in_16_is_neither_black_nor_a_negative(tmp_path, name, bits):
+    ramp = np.tile(np.linspace(0, 1, 64), (64, 1))
+    stored = np.round((1 - ramp if name.startswith("white") else ramp) * (2**bits - 1)).astype(np.uint16)
+    Image.fromarray(stored).save(tmp_path / name, **({"tiffinfo": {262: 0}} if name.startswith("white") else {}))
+    image, _ = read_image(tmp_path / name, 64)
+    assert abs(image - 255 * ramp).max() <= 1
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("name", ["a.png", "a.tiff", "alpha.png"])
+def test_colours_of_16_bits_are_read_rightly_or_refused(tmp_path, name, bits):
+    ramp = np.tile(np.linspace(0, 1, 64), (64, 1))
+    channels = [np.round(ramp * (2**bits - 1)).astype(np.uint16)] * 3 + [np.full((64, 64), 65535, np.uint16)] * name.startswith("alpha")
+    cv2.imwrite(str(tmp_path / name), np.dstack(channels))
+    if bits == 16:
+        assert abs(read_image(tmp_path / name, 64)[0] - 255 * ramp).max() <= 1
+    else:
+        with pytest.raises(ValueError, match="16 bits that uses only the darkest quarter"):
+            read_image(tmp_path / name, 64)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpeg"])
+def test_a_picture_of_a_few_pixels_is_no_film(tmp_path, name):
+    for size in ((1, 1), (15, 400), (400, 1)):
+        Image.new("L", size, 100).save(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{size[0]} × {size[1]} pixels are no film"):
+            read_image(tmp_path / name, 32)
+    Image.new("L", (16, 16), 100).save(tmp_path / name)
+    assert abs(read_image(tmp_path / name, 32)[0].mean() - 100) < 2
+
+
+NO_PICTURES = {
+    "lfs.jpeg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+    "annex.jpeg": (b"/annex/objects/SHA256E-s12--4d7a.jpeg\n", "git annex get"),
+    "text.jpeg": (b"this is no picture", "^no picture of a known kind$"),
+    "empty.jpeg": (b"", "^the file is empty$"),
+}
+
+
+@pytest.mark.parametrize("name", NO_PICTURES)
+def test_what_is_no_picture_is_named_with_a_reason_that_helps(tmp_path, name):
+    content, words = NO_PICTURES[name]
+    (tmp_path / name).write_bytes(content)
+    broken = load_split(tmp_path, pd.DataFrame({"path": [name]}), 32, "Loading")[2]
+    assert broken.problem.str.contains(words).all() and not broken.problem.str.contains("0x").any()
+
+
+def test_a_broken_link_is_listed_and_read_when_it_is_whole(pictures, tmp_path):
+    link, target = pictures / "train/NORMAL/picture9.jpeg", tmp_path / "objects"
+    link.symlink_to(target)
+    (pictures / "train/NORMAL/loop.jpeg").symlink_to("loop.jpeg")
+    files = list_images(pictures)
+    assert len(files) == 26
+    for _ in range(2):
+        broken = load_split(pictures, files, 32, "Loading all", tmp_path / "cache")[2]
+        assert broken.path.tolist() == ["train/NORMAL/loop.jpeg", "train/NORMAL/picture9.jpeg"]
+        assert broken.problem.str.startswith("a broken link: ").all() and broken.problem.str.contains("git annex get").all()
+    Image.new("L", (70, 60), 255).save(target, "JPEG")
+    x, table, broken = load_split(pictures, files, 32, "Loading all", tmp_path / "cache")
+    assert broken.path.tolist() == ["train/NORMAL/loop.jpeg"]
+    assert x[table.index[table.path == "train/NORMAL/picture9.jpeg"][0]].min() > 250
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (OSError(), "OSError"), (ValueError("\n"), "ValueError"), (OSError(5, "Input/output error"), "[Errno 5] Input/output error"),
+    (ValueError("in <_io.BytesIO object at 0x7f1a> at <built-in method of X object at 0xab>"), "in at"), (ValueError("a\nb"), "a")])
+def test_a_reason_is_one_line_without_addresses(tmp_path, error, words):
+    assert explain(error, tmp_path / "a") == words
+
+
+def test_the_first_film_that_can_be_read_is_shown_whole(pictures, capfd):
+    files = list_images(pictures)
+    (pictures / files.path[0]).write_bytes(b"")
+    (pictures / files.path[1]).unlink()
+    film = find_film(pictures, files.path)
+    assert film.shape == (60, 72) and film.dtype == np.uint8 and abs(film.mean() - 70) < 2
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (shutil.rmtree, "No such file"),
+    (lambda folder: [path.write_bytes(NO_PICTURES["lfs.jpeg"][0]) for path in folder.rglob("*.jpeg")], "git lfs pull"),
+    (lambda folder: [(path.unlink(), path.symlink_to("gone")) for path in folder.rglob("*.jpeg")], "a broken link")])
+def test_without_a_film_there_is_one_sentence(pictures, capfd, spoil, words):
+    files = list_images(pictures)
+    capfd.readouterr()
+    spoil(pictures)
+    with pytest.raises(ValueError, match=f"None of the 24 files in .* can be read.*{words}") as caught:
+        find_film(pictures, files.path)
+    assert "\n" not in str(caught.value) and capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["read_alone", "read_file", "measure_jpeg"])
+def test_the_stamp_of_a_cache_knows_what_judges_the_files(pictures, monkeypatch, name):
+    before = stamp_files(pictures, ["train/NORMAL/picture1.jpeg"], 32)
+    monkeypatch.setattr(images, name, describe_arrays)
+    assert stamp_files(pictures, ["train/NORMAL/picture1.jpeg"], 32) != before
+
+
+def test_the_header_of_any_jpeg_is_measured_as_pillow_does():
+    for mode in ("L", "RGB", "CMYK"):
+        for how in ({}, {"progressive": True}, {"optimize": True}, {"comment": b"x" * 3000}, {"exif": b"Exif\0\0" + b"\xff\xc0" * 90}):
+            stream = io.BytesIO()
+            Image.new(mode, (301, 207)).save(stream, "JPEG", **how)
+            data = stream.getvalue()
+            assert images.measure_jpeg(data) == (None if mode == "CMYK" else (301, 207))
+            assert all(images.measure_jpeg(data[:end]) in (None, (301, 207)) for end in range(len(data)))
 
 
 def test_unreadable_files_are_listed_and_the_rest_keeps_its_order(tiny):
@@ -368,7 +580,7 @@ def test_broken_files_are_remembered_but_passing_trouble_of_the_disk_is_not(load
         return open(path, mode)
 
     with monkeypatch.context() as trouble:
-        trouble.setattr("cxr.images.open", failing, raising=False)
+        trouble.setattr("cxr.dataset.open", failing, raising=False)
         broken = load()[2]
         assert len(broken) == 5 and broken.problem.str.contains("Input/output error").sum() == 4
     x, table, broken, count = load()

@@ -7,14 +7,26 @@ import math
 import os
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
+import build
 import keras
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from cxr.machine import choose_precision, describe_machine, describe_versions, find_device, find_strategy, guess_minutes, use_precision
+from cxr.machine import (
+    choose_precision,
+    describe_machine,
+    describe_versions,
+    find_device,
+    find_strategy,
+    guess_minutes,
+    load_network,
+    use_precision,
+)
 from cxr.network import build_cnn
 
 TRAIN = """if True:
@@ -216,3 +228,81 @@ def test_the_machine_is_described_before_anything_is_trained(three_seconds):
     minutes = 3 * 8900 * 100**2 * 1500 * 6 / 1_207_959_552 / 60
     assert told["6 epochs of training"] == f"about {minutes:.1f} minutes"
     assert f"keras {keras.__version__}" in told["versions"]
+
+
+WRONG_CONFIGURATIONS = [
+    {"floatx": "float64", "epsilon": 0.1, "backend": "none-such", "image_data_format": "channels_first"}, {"floatx": "float128"}, []]
+
+
+@pytest.mark.parametrize("configuration", WRONG_CONFIGURATIONS, ids=["other", "impossible", "damaged"])
+def test_what_keras_json_in_the_home_folder_asks_for_is_not_heeded(tmp_path, monkeypatch, configuration):
+    """The first cell, which imports Keras, in the home of somebody who used it otherwise; and a second time, as after a change."""
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras/keras.json").write_text(json.dumps(configuration))
+    cell = next(cell.source for cell, _ in build.read_cells() if cell.cell_type == "code")
+    code = f"""if True:
+    for _ in range(2):
+        exec({cell!r})
+    import json
+    print("\\n" + json.dumps([keras.config.floatx(), keras.config.epsilon(), keras.config.backend(), keras.config.image_data_format(),
+                             list(keras.layers.Conv2D(5, 3)(np.ones((1, 9, 8, 1))).shape)]))"""
+    assert run_child(code, HOME=str(tmp_path)) == ["float32", 1e-7, "tensorflow", "channels_last", [1, 7, 6, 5]]
+    assert [path.name for path in (tmp_path / ".keras").iterdir()] == ["keras.json"]
+
+
+def test_a_network_is_loaded_as_it_was_saved(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.save(tmp_path / "a.keras")
+    np.testing.assert_array_equal(load_network(tmp_path / "a.keras").get_weights()[0], model.get_weights()[0])
+
+
+def save_with_code(path):
+    """A network whose file holds a function of Python, nested in another network."""
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: 2 * x)])
+    keras.Sequential([keras.Input((2,)), inner]).save(path)
+
+
+def test_a_network_that_would_run_code_is_refused_without_the_advice_to_let_it(tmp_path):
+    save_with_code(tmp_path / "best.keras")
+    with pytest.raises(ValueError) as caught:
+        load_network(tmp_path / "best.keras")
+    assert str(caught.value).startswith(f"{tmp_path}/best.keras holds Python code") and "do not switch the safe mode" in str(caught.value)
+    assert "safe_mode" not in str(caught.value) and "enable_unsafe" not in str(caught.value)
+    assert caught.value.__suppress_context__  # nor is that shown above it
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def falsify(path):
+    """Another kind of code in the file: a class of any module, by its name."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["config.json"] = parts["config.json"].replace(b'"Dense"', b'"system"').replace(b'"keras.layers"', b'"os"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def lose_weights(path):
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist() if "weights" not in name}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("damage", [cut, falsify, lose_weights, Path.unlink, lambda path: path.write_bytes(b""),
+                                    lambda path: path.write_text("<html>"), lambda path: (path.unlink(), path.mkdir())])
+def test_a_network_that_cannot_be_loaded_is_named_in_one_sentence(tmp_path, damage):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(300)])
+    model.save(tmp_path / "best.keras")
+    damage(tmp_path / "best.keras")
+    with pytest.raises(ValueError) as caught:
+        load_network(tmp_path / "best.keras")
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path}/best.keras cannot be loaded (") and said.endswith("): delete it and train anew (section 6).")
+    assert "\n" not in said and len(said) < 400 and caught.value.__suppress_context__

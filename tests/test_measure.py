@@ -10,15 +10,17 @@ from cxr.measure import (
     adapt_to_prevalence,
     calibrate,
     calibration_error,
+    choose_calibration,
     choose_for_cost,
     choose_for_sensitivity,
     choose_threshold,
     compare_sets,
     compare_thresholds,
+    describe_calibration,
     describe_errors,
     describe_rule,
     draw_patients,
-    fit_temperature,
+    fit_calibration,
     mean_by_patient,
     measure,
     predict_probabilities,
@@ -122,20 +124,51 @@ def test_a_draw_takes_as_many_patients_as_there_are_each_with_all_its_images():
     assert np.array_equal(draws, list(draw_patients(patients, 200, 0))) and not np.array_equal(draws, list(draw_patients(patients, 200, 1)))
 
 
-def test_the_temperature_undoes_what_made_a_network_too_sure():
+def test_calibration_undoes_what_made_a_network_too_sure_and_biased():
+    """True logits, tripled and shifted by 1: sigmoid(z / 3 − 1 / 3) gives the true ones back."""
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, 20_000)
     labels = (generator.random(20_000) < 1 / (1 + np.exp(-logits))).astype(int)
-    too_sure = 1 / (1 + np.exp(-3 * logits))
-    assert fit_temperature(labels, too_sure) == pytest.approx(3, rel=0.05)
+    too_sure = 1 / (1 + np.exp(-3 * logits - 1))
+    assert fit_calibration(labels, too_sure) == pytest.approx((3, -1 / 3), rel=0.1)
     assert calibration_error(labels, too_sure) > 0.05
-    assert calibration_error(labels, 1 / (1 + np.exp(-logits))) < 0.015
+    temperature, shift, crossed = choose_calibration(labels, too_sure, np.arange(20_000))
+    assert (temperature, shift) == pytest.approx((3, -1 / 3), rel=0.1)
+    assert calibration_error(labels, crossed) < 0.015 and np.corrcoef(crossed, 1 / (1 + np.exp(-logits)))[0, 1] > 0.999
 
 
 def test_answers_without_a_mistake_do_not_become_certain():
     labels, said = np.repeat([0, 1], 10), np.repeat([0.3, 0.7], 10)
-    temperature = fit_temperature(labels, said)
+    temperature, shift = fit_calibration(labels, said)
+    assert shift == pytest.approx(0, abs=1e-3)
     assert 1 / (1 + np.exp(-np.log(0.7 / 0.3) / temperature)) == pytest.approx(11 / 12, abs=0.001)  # Platt's target for 10 images
+
+
+def test_nothing_is_changed_where_other_patients_gain_nothing():
+    """Sure and right: smoothed targets of 20 images would take certainty away, which no patient gains from."""
+    labels, said = np.repeat([0, 1], 10), np.repeat([0.01, 0.99], 10) + np.linspace(-0.005, 0.005, 20)
+    temperature, shift, crossed = choose_calibration(labels, said, np.arange(20) // 2)
+    assert (temperature, shift) == (1, 0) and np.array_equal(crossed, said)
+    assert fit_calibration(labels, said)[0] > 1.5
+
+
+def test_a_patient_has_no_say_in_its_own_calibration():
+    """One patient's labels turned round change the answers of all others after calibration, but not its own."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 2, 400)
+    labels, patients = (generator.random(400) < 1 / (1 + np.exp(-logits))).astype(int), np.arange(400) // 4
+    said = 1 / (1 + np.exp(-3 * logits))
+    turned = np.where(patients == 7, 1 - labels, labels)
+    one, other = (choose_calibration(truth, said, patients)[2] for truth in (labels, turned))
+    assert np.allclose(one[patients == 7], other[patients == 7], atol=1e-9) and np.abs(one - other).max() > 1e-4
+
+
+def test_the_words_on_calibration_fit_both_outcomes():
+    errors = {"calibration_error": {"before": 0.0312, "after": 0.0123}}
+    gained = describe_calibration({"temperature": 1.5, "shift": -0.25, **errors}, "9 films")
+    assert gained == "Calibration error 0.031 before, 0.012 after: temperature 1.50, shift -0.25 (9 films)"
+    told = describe_calibration({"temperature": 1.0, "shift": 0.0, **errors}, "9 films")
+    assert told.startswith("Calibration error 0.031: ") and "nothing is changed" in told and "after" not in told
 
 
 def test_the_calibration_error_of_four_images_worked_out_by_hand():
@@ -147,9 +180,9 @@ def test_the_calibration_error_of_four_images_worked_out_by_hand():
 def test_a_calibrated_network_says_calibrated_probabilities():
     model, x = build_cnn(32), np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), np.uint8)
     before = predict_probabilities(model, x)
-    calibrate(model, 2.5)
-    odds = before / (1 - before)
-    assert np.allclose(predict_probabilities(model, x), odds**0.4 / (1 + odds**0.4), atol=1e-5)
+    calibrate(model, 2.5, 0.3)
+    odds = (before / (1 - before)) ** 0.4 * np.exp(0.3)
+    assert np.allclose(predict_probabilities(model, x), odds / (1 + odds), atol=1e-5)
 
 
 class Echo:

@@ -355,3 +355,32 @@ def test_the_notebook_is_committed_without_outputs_and_with_what_colab_needs():
     assert all(not cell.outputs and cell.execution_count is None for cell in book.cells if cell.cell_type == "code")
     assert book.metadata.accelerator == "GPU" and book.metadata.colab.toc_visible and book.metadata.kernelspec.name == "python3"
     assert [number for number in sections(book) if number is not None] == list(range(11))
+
+
+def test_the_text_restates_the_rules_of_the_code_as_they_are():
+    """A sentence with a rule in it, and where the rule stands: who changes one is reminded of the other."""
+    import inspect
+
+    import keras
+
+    from cxr.measure import choose_threshold
+    from cxr.network import build_baseline
+    from cxr.release import ChestXray
+    book = nbformat.read(NOTEBOOK, 4)
+    text = " ".join(" ".join(cell.source.split()) for cell in book.cells if cell.cell_type == "markdown")
+    code = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
+    kinds = [type(layer) for layer in build_baseline(32).layers]
+    rules = {
+        "ours makes *twice* the sensitivity plus the specificity": inspect.signature(choose_threshold).parameters["miss"].default == 2,
+        "a thousand times": build.read_settings()["RESAMPLES"] == 1000,
+        "5,856 chest X-rays": sum(ChestXray.counts.values()) == 5856,
+        "folder has 16 images": ChestXray.counts["val/NORMAL"] + ChestXray.counts["val/PNEUMONIA"] == 16,
+        "four times, then two dense layers": (kinds.count(keras.layers.Conv2D), kinds.count(keras.layers.Dense)) == (4, 2),
+        "thumbnails of 24 × 24 pixels": "make_thumbnails(itertools.chain(x_train, x_val), 24)" in code,
+        "what accuracies might 16 images show": "plot_small_samples((16, " in code,
+        "Usual blocks are 2 × 2; here 4 × 4": "layers.MaxPooling2D(4)(rectified)" in code and "layers.MaxPooling2D(2, name" in code,
+        "This kernel, written by hand, answers where it gets brighter from top to bottom": "[[-1, -2, -1], [0, 0, 0], [1, 2, 1]]" in code,
+        "if one child in twenty has pneumonia": "prevalences=(0.05, " in code,
+        "(it reduces a film `by` 2, 4 or 8)": "for by in (8, 4, 2, 1):" in code,
+        "`auto` is `full` on a GPU or TPU and `quick` on a CPU": '{"auto": "quick" if device == "CPU" else "full"}' in code}
+    assert [sentence for sentence, holds in rules.items() if sentence not in text or not holds] == []

@@ -1,11 +1,18 @@
 """`make run`: settings from the command line, progress bars settled, the page, the closing words."""
 
+import errno
 import json
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
 
 import nbformat
 import pytest
 import run
+from conftest import ROOT
 
 
 def test_settings_are_read_as_numbers_words_and_folders(tmp_path, monkeypatch):
@@ -14,6 +21,20 @@ def test_settings_are_read_as_numbers_words_and_folders(tmp_path, monkeypatch):
     settings = run.parse_settings(words)
     assert settings == {"EPOCHS": 3, "LEARNING_RATE": 1e-4, "RUN_NAME": "7", "AUGMENT": False, "IMAGE_SIZE": None,
                         "DATA_DIR": str(tmp_path / "a b"), "PRESET": "full"}
+
+
+def test_a_folder_may_begin_with_a_tilde_or_be_left_out(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setattr("sys.argv", ["run.py", "DATA_DIR=~/x-rays", "CACHE_DIR=None", "OUTPUT_DIR="])
+    assert run.read_settings() == {"DATA_DIR": "/home/somebody/x-rays", "CACHE_DIR": "", "OUTPUT_DIR": str(ROOT / "outputs")}
+
+
+@pytest.mark.parametrize(("word", "reason"), [
+    ("DATA_DIR=~nobody-of-this-name/x", r"~nobody-of-this-name/x', but it should not name the home"),
+    ("DATA_DIR=/x/\udcff", r"b'/x/\\xff', which is not UTF-8")])
+def test_a_folder_that_cannot_be_meant_or_written_down_is_refused(word, reason):
+    with pytest.raises(SystemExit, match=f"make run: DATA_DIR is '?{reason}"):
+        run.parse_settings([word])
 
 
 @pytest.mark.parametrize("word", ["EPOCH=3", "EPOCHS", "PRESETS={}"])
@@ -93,3 +114,268 @@ def test_the_closing_words_name_the_data_and_the_uncertainty(tmp_path, data, off
         "test": {"accuracy": one, "auc": none, "sensitivity": one, "specificity": one}}))
     told = run.describe_outcome(tmp_path, 90)
     assert words in told and "0.900 [0.800–0.950]" in told and "AUC not measurable" in told and "1.5 minutes" in told
+
+
+# What make passes on. Its words must neither be read by make nor by the shell: each of these would leave the file "executed".
+ODD = ["/x/archive (1)/chest_xray", "a;touch executed", "$(shell touch executed)", "`touch executed`", "$(touch executed)",
+       "a & touch executed", "it's", 'say "so"', "a'; touch executed; '", '"; touch executed; "', "$HOME ${HOME} $$ $x", "50%#x",
+       "back\\slash\\", "Lungenentzündung 肺炎", "two\nlines", "*", "a | b > executed", "-x", "a=b:=c", "$(", "trailing  "]
+
+
+@pytest.fixture
+def workshop(tmp_path):
+    """A folder, with an odd name, that holds the Makefile, and programs that only write down how they were called."""
+    folder = tmp_path / "a (1); b's"
+    for name in (".venv/bin", "tools", "benchmarks", "data"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / "requirements.lock").touch()
+    (folder / ".venv/installed").touch()
+    write_program(folder / ".venv/bin/python", f"""import sys; sys.path.insert(0, {str(ROOT / "tools")!r})
+if sys.argv[1:] == ["tools/run.py"]:
+    import run
+    sys.argv.pop()
+    kept = run.read_settings()
+else:
+    kept = sys.argv[1:]
+import json; json.dump(kept, open({str(tmp_path / "called.json")!r}, "w"))""")
+    return folder
+
+
+def write_program(path, source):
+    path.with_suffix(".source").write_text(source, encoding="utf-8")
+    path.write_text(f"""#!/bin/sh\nexec '{sys.executable}' "$0.source" "$@"\n""", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def call_make(folder, *words):
+    """Run make in a folder; return what the last program was called with."""
+    done = subprocess.run(["make", "--silent", *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert not list(folder.parent.rglob("executed")), done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder.parent / "called.json").read_text())
+
+
+@pytest.mark.parametrize("first", range(0, len(ODD), 6))
+def test_make_run_hands_over_each_setting_as_it_was_typed(workshop, first):
+    names = ["OUTPUT_DIR", "RUN_NAME", "PRESET", "MIXED_PRECISION", "DATA_DIR", "CACHE_DIR"]
+    words = dict(zip(names, ODD[first:]))
+    kept = call_make(workshop, "run", "PYTHON=not used", "EPOCHS=3", *map("=".join, words.items()))
+    assert kept == {"EPOCHS": 3} | {name: str(workshop / value) if name.endswith("_DIR") else value for name, value in words.items()}
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_make_hands_over_a_folder_and_a_repository_as_they_were_typed(workshop, value):
+    assert call_make(workshop, "benchmark", f"FOLDER={value}")[-2:] == ["--", value]
+    assert call_make(workshop, "badge", f"REPO={value}", "VENV=touch executed;") == ["tools/build.py"]
+    (workshop / ".venv/bin/python.source").write_text("import sys; 'badge' in sys.argv[1] and print(repr(sys.argv[2]))")
+    done = subprocess.run(["make", "--silent", "badge", f"REPO={value}"], cwd=workshop, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{value!r}\n"
+
+
+def test_without_a_word_make_passes_on_its_defaults(workshop):
+    assert call_make(workshop, "benchmark")[-2:] == ["--", "data/chest_xray/test"]
+    assert call_make(workshop, "run") == {"OUTPUT_DIR": str(ROOT / "outputs")}
+
+
+@pytest.mark.parametrize("name", ["my python (3)", "python; touch executed", "$(touch executed)python"])
+def test_make_installs_with_the_python_that_is_named(workshop, name):
+    shutil.rmtree(workshop / ".venv")
+    write_program(workshop / name, """import os, shutil, sys
+print(sys.argv[1:])
+if sys.argv[1:] == ["-m", "venv", ".venv"]:
+    os.makedirs(".venv/bin")
+    shutil.copy(sys.argv[0], ".venv/bin/python.source")
+    shutil.copy(sys.argv[0].removesuffix(".source"), ".venv/bin/python")""")
+    done = subprocess.run(["make", "--silent", "install", f"PYTHON={workshop / name}"], cwd=workshop, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "['-m', 'venv', '.venv']" in done.stdout and "requirements.lock" in done.stdout
+    assert (workshop / ".venv/installed").exists() and not list(workshop.parent.rglob("executed"))
+
+
+# Whole runs, of a notebook that is small
+
+
+def write_notebook(folder, source):
+    """A notebook that does `source` and leaves what `make run` tells at the end, with the name of the run as device."""
+    one, counts = {"value": 0.9, "low": 0.8, "high": 0.95}, {"NORMAL": 1, "PNEUMONIA": 1}
+    report = {"data": "phantom", "official_split": False, "counts": dict.fromkeys(("train", "val", "test"), counts),
+              "test": dict.fromkeys(("accuracy", "auc", "sensitivity", "specificity"), one)}
+    end = f"import json, pathlib; pathlib.Path(OUTPUT_DIR, 'metrics.json').write_text(json.dumps({report!r} | {{'device': RUN_NAME}}))"
+    cells = [nbformat.v4.new_code_cell('RUN_NAME = "reference"\nOUTPUT_DIR = ""', metadata={"tags": ["parameters"]}),
+             nbformat.v4.new_code_cell(f"import os, signal, sys, time\n{source}"), nbformat.v4.new_code_cell(end)]
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "small.ipynb")
+
+
+def begin(folder, *words, stdout=subprocess.PIPE, **environment):
+    code = (f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r})\nimport run\n"
+            f"run.NOTEBOOK = run.Path({str(folder / 'small.ipynb')!r})\nrun.main()")
+    return subprocess.Popen([sys.executable, "-c", code, *words], stdout=stdout, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment)
+
+
+def finish(process):
+    """Return (exit code, stdout, stderr) of a run."""
+    out, errors = process.communicate(timeout=60)
+    return process.returncode, out, errors
+
+
+INTERRUPTED = "\nmake run: interrupted. The same command goes on where this one stopped, after the last finished epoch of a training.\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interrupted_run_says_one_sentence_and_the_same_command_goes_on(tmp_path, number, code):
+    """The notebook knows that nobody sits at it, and its kernel is gone when the sentence is there."""
+    write_notebook(tmp_path, """print(os.environ["CXR_HEADLESS"], os.getpid(), flush=True)
+kept = os.path.join(OUTPUT_DIR, "kept")
+if not os.path.exists(kept):
+    open(kept, "w").close()
+    print("begun", flush=True)
+    time.sleep(60)""")
+    first = begin(tmp_path, f"OUTPUT_DIR={tmp_path / 'out'}")
+    headless, kernel = first.stdout.readline().split()
+    assert first.stdout.readline() == "begun\n" and headless == "1"
+    os.killpg(first.pid, number)
+    returned, out, errors = finish(first)
+    assert returned == code and out == ""
+    assert errors == INTERRUPTED
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(kernel), 0)
+    assert not list((tmp_path / "out").glob("*.html"))
+    if number != signal.SIGINT:
+        return
+    returned, out, errors = finish(begin(tmp_path, f"OUTPUT_DIR={tmp_path / 'out'}"))
+    assert returned == 0 and "begun" not in out and "ran from the first cell to the last" in out and errors == ""
+    assert (tmp_path / "out/small.html").exists()
+
+
+def test_of_two_runs_in_one_folder_the_second_waits_and_each_tells_its_own_results(tmp_path):
+    write_notebook(tmp_path, """print("in", flush=True)
+while not os.path.exists(os.path.join(os.path.dirname(OUTPUT_DIR), "go")):
+    time.sleep(0.05)""")
+    first = begin(tmp_path, f"OUTPUT_DIR={tmp_path / 'out'}", "RUN_NAME=first")
+    assert first.stdout.readline() == "in\n"
+    second = begin(tmp_path, f"OUTPUT_DIR={tmp_path / 'out'}/.", "RUN_NAME=second")
+    told = second.stdout.readline()
+    assert told == (f"Another process is running the notebook into {tmp_path / 'out'} (name another OUTPUT_DIR to run both at once): "
+                    "waiting until it has finished.\n")
+    third = begin(tmp_path, f"OUTPUT_DIR={tmp_path / 'out'}")
+    assert third.stdout.readline() == told
+    third.send_signal(signal.SIGINT)  # who does not want to wait
+    assert finish(third)[::2] == (130, INTERRUPTED)
+    (tmp_path / "go").touch()
+    returned, out, _ = finish(first)
+    assert returned == 0 and "on first." in out and "second" not in out
+    returned, out, _ = finish(second)
+    assert returned == 0 and out.startswith("in\n") and "on second." in out
+
+
+def test_a_run_into_the_folder_of_the_cache_does_not_wait_for_itself(tmp_path):
+    write_notebook(tmp_path, """from pathlib import Path
+from cxr.storage import hold_lock
+with hold_lock(Path(OUTPUT_DIR), "loading"):
+    print("in", flush=True)""")
+    returned, out, _ = finish(begin(tmp_path, f"OUTPUT_DIR={tmp_path}"))
+    assert returned == 0 and "waiting" not in out
+
+
+def test_a_kernel_that_dies_is_one_sentence_with_advice(tmp_path):
+    write_notebook(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    returned, out, errors = finish(begin(tmp_path, f"OUTPUT_DIR={tmp_path / 'out'}"))
+    assert returned == 1 and out.strip() == "" and len(errors.strip().splitlines()) == 1
+    assert "the kernel died" in errors and "smaller IMAGE_SIZE or BATCH_SIZE" in errors
+    assert errors.strip().endswith(f"The notebook up to there is {tmp_path}/out/small.unfinished.ipynb.")
+
+
+@pytest.mark.parametrize(("folder", "reason"), [("/proc", "No such file or directory"), ("/proc/outputs", "No such file or directory"),
+                                                ("/dev/null", "File exists"), ("/dev/null/outputs", "Not a directory")])
+def test_a_folder_that_cannot_be_written_is_one_sentence(monkeypatch, folder, reason):
+    """Root may write everywhere but there."""
+    monkeypatch.setattr("sys.argv", ["run.py", f"OUTPUT_DIR={folder}"])
+    monkeypatch.setattr("run.signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        run.main()
+    assert caught.value.code.strip() == f"make run: OUTPUT_DIR {folder} cannot be written ({reason}): choose another folder."
+
+
+@pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "is full: free some space and run this again"),
+                                                (errno.EROFS, "cannot be written (Read-only file system): choose another folder")])
+def test_a_disk_that_fails_in_the_middle_of_a_run_is_one_sentence(tmp_path, monkeypatch, number, reason):
+    def fail(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("run.papermill.execute_notebook", fail)
+    monkeypatch.setattr("sys.argv", ["run.py", f"OUTPUT_DIR={tmp_path}"])
+    monkeypatch.setattr("run.signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit, match=re.escape(f"make run: {tmp_path} {reason}.")):
+        run.main()
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "", "LC_ALL": "C"}])
+def test_a_terminal_that_lacks_a_character_costs_that_character_only(tmp_path, environment):
+    """And a folder with braces, which papermill would fill in, costs nothing."""
+    write_notebook(tmp_path, "print('epoch 1 – 肺')")
+    process = begin(tmp_path, f"OUTPUT_DIR={tmp_path}/ö {{RUN_NAME}} {{0}}", "RUN_NAME=ö \"'\\$(x)", stdout=subprocess.PIPE, **environment)
+    process.stdout.reconfigure(encoding="utf-8", errors="replace")
+    returned, out, errors = finish(process)
+    assert returned == 0 and "epoch 1 " in out and "ran from the first cell to the last" in out, errors
+    folder = tmp_path / "ö {RUN_NAME} {0}"
+    assert (folder / "small.html").exists() and json.loads((folder / "metrics.json").read_text())["device"] == "ö \"'\\$(x)"
+
+
+def test_output_that_nobody_can_read_any_more_ends_the_run_with_one_sentence(tmp_path):
+    write_notebook(tmp_path, "print('in')")
+    with open("/dev/full", "w") as full:
+        returned, _, errors = finish(begin(tmp_path, f"OUTPUT_DIR={tmp_path}", stdout=full))
+    assert returned == 1 and errors == "make run: stopped, as what it prints goes nowhere (No space left on device).\n"
+
+
+BAR = "for share in range(500): print(f'\\rLoading: {share / 5:.0f}%', end='', flush=True)\nprint('\\rLoading: 100%\\nloaded')"
+
+
+def test_in_a_log_a_progress_bar_is_one_line(tmp_path):
+    write_notebook(tmp_path, BAR)
+    returned, out, errors = finish(begin(tmp_path, f"OUTPUT_DIR={tmp_path}"))
+    assert returned == 0 and out.startswith("Loading: 100%\nloaded\n\nThe notebook ran") and "\r" not in out and errors == ""
+
+
+def test_in_a_terminal_a_progress_bar_moves(tmp_path):
+    write_notebook(tmp_path, BAR)
+    ours, theirs = os.openpty()
+    process = begin(tmp_path, f"OUTPUT_DIR={tmp_path}", stdout=theirs)
+    os.close(theirs)
+    text = b""
+    while b"in a browser" not in text:
+        text += os.read(ours, 65536)
+    assert text.count(b"\rLoading") > 10 and process.wait() == 0
+    os.close(ours)
+
+
+class Sent:
+    """A stream that is no terminal, and what was written to it."""
+
+    def __init__(self):
+        self.text = []
+
+    def isatty(self):
+        return False
+
+    def flush(self):
+        pass
+
+    def write(self, text):
+        self.text.append(text)
+
+
+def test_a_bar_that_takes_long_is_a_line_a_minute_and_what_stands_last_is_not_lost(monkeypatch):
+    seconds, stream = [0], Sent()
+    monkeypatch.setattr("run.time.monotonic", lambda: seconds[0])
+    log = run.Log(stream)
+    for seconds[0] in range(0, 150, 10):
+        log.write(f"\rDownloading: {seconds[0]} MB")
+    assert stream.text == ["Downloading: 70 MB\n", "Downloading: 140 MB\n"]
+    log.write("\rDownloading: 150 MB")
+    log.close()
+    assert stream.text[2:] == ["Downloading: 150 MB\n"]

@@ -1,8 +1,11 @@
 """The record of a run on disk: it is written whole, refused where it does not fit, and read with what is damaged told apart."""
 
+import errno
 import json
+import threading
 from types import SimpleNamespace
 
+import cuts
 import keras
 import numpy as np
 import pandas as pd
@@ -11,9 +14,22 @@ import pytest
 from cxr.batches import ImageBatches
 from cxr.measure import score
 from cxr.network import build_baseline
-from cxr.runs import finish_run, identify_holdout, keep_answers, list_runs, load_run, publish_run, read_run, validate_run
-from cxr.shift import list_shifts
-from cxr.storage import as_json
+from cxr.runs import (
+    finish_run,
+    hold_files,
+    identify_holdout,
+    keep_answers,
+    list_runs,
+    load_run,
+    publish_run,
+    read_record,
+    read_run,
+    read_sound,
+    validate_run,
+)
+from cxr.shift import answer_changed, list_shifts
+from cxr.storage import StorageError, as_json, settle_files, take_digest
+from cxr.train import TrainingState
 
 SETTINGS = {"RUN_NAME": "", "EPOCHS": 3, "SEED": 0, "RESAMPLES": 100}
 LABELS = np.arange(40) % 2
@@ -48,18 +64,24 @@ def add(tmp_path):
 
 
 def finish(folder, size=32):
-    """End a training of the baseline in `folder`, as section 6 does, and return its network."""
-    folder.mkdir(parents=True)
+    """End a training of the baseline in `folder`, as section 6 does; return (its network, its state)."""
+    folder.mkdir(parents=True, exist_ok=True)
     model = build_baseline(size)
     model.save(folder / "training.keras")
-    rows = [{"epoch": 1, "val_loss": 0.7, "val_auc": 0.5, "seconds": 1}, {"epoch": 2, "val_loss": 0.8, "val_auc": 0.6, "seconds": 2.5}]
-    state = SimpleNamespace(folder=folder, rows=rows, ended="", forget=lambda: (folder / "training.keras").unlink(missing_ok=True))
+    state = TrainingState(folder, {}, [])
+    state.rows = [{"epoch": 1, "val_loss": 0.7, "val_auc": 0.5, "seconds": 1},
+                  {"epoch": 2, "val_loss": 0.8, "val_auc": 0.6, "seconds": 2.5}]
+    state.best = take_digest((folder / "training.keras").read_bytes())
     finish_run(state, SimpleNamespace(**SETTINGS), "phantom", identify_holdout(FILES))
-    return model
+    return model, state
+
+
+def make_holdout():
+    return ImageBatches([np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)], np.arange(4), FILES.label.to_numpy(), 4)
 
 
 def test_a_finished_run_is_a_network_a_history_and_a_record(tmp_path):
-    model = finish(tmp_path / "runs/first")
+    model, _ = finish(tmp_path / "runs/first")
     assert sorted(path.name for path in (tmp_path / "runs/first").iterdir()) == ["best.keras", "history.csv", "run.json"]
     record = json.loads((tmp_path / "runs/first/run.json").read_text())
     assert {key: record[key] for key in ("name", "data", "settings", "epochs", "ended", "seconds", "best_epoch")} == {
@@ -70,12 +92,15 @@ def test_a_finished_run_is_a_network_a_history_and_a_record(tmp_path):
         load_run(tmp_path / "runs/first", 32, identify_holdout(FILES[1:]))
     with pytest.raises(ValueError, match="trained at 32 pixels and the images are loaded at 48"):
         load_run(tmp_path / "runs/first", 48, identify_holdout(FILES))
-    with pytest.raises(FileNotFoundError, match=r"no finished run in .*second"):
-        load_run(tmp_path / "runs/second", 32, identify_holdout(FILES))
+    for name in ("second", "first/deeper"):
+        with pytest.raises(FileNotFoundError, match=rf"no finished run in .*{name}: run section 6 first"):
+            validate_run(tmp_path / "runs" / name, make_holdout(), FILES, SimpleNamespace(**SETTINGS))
+        assert not (tmp_path / "runs" / name).exists()
 
 
 def test_a_training_without_a_best_epoch_is_no_run(tmp_path):
-    state = SimpleNamespace(folder=tmp_path, rows=[], ended="the loss became NaN", forget=lambda: None)
+    state = TrainingState(tmp_path, {}, [])
+    state.ended = "the loss became NaN"
     with pytest.raises(RuntimeError, match="choose a smaller LEARNING_RATE"):
         finish_run(state, SimpleNamespace(), "phantom", "0")
     assert not list(tmp_path.iterdir())
@@ -87,9 +112,8 @@ def test_the_holdout_is_known_by_its_paths_in_any_order():
 
 
 def test_section_7_keeps_the_answers(tmp_path):
-    folder, generator = tmp_path / "runs/baseline", np.random.default_rng(0)
-    model = finish(folder)
-    holdout = ImageBatches([generator.integers(0, 256, (4, 32, 32, 1), np.uint8)], np.arange(4), FILES.label.to_numpy(), 4)
+    folder, holdout = tmp_path / "runs/baseline", make_holdout()
+    model, _ = finish(folder)
     validated, _, changed = validate_run(folder, holdout, FILES, SimpleNamespace(**SETTINGS))
     probabilities = changed["unchanged"]
     [run] = list_runs(tmp_path / "runs")
@@ -111,19 +135,171 @@ def test_section_7_keeps_the_answers(tmp_path):
     assert all(np.array_equal(one, other) for one, other in zip(again.get_weights(), validated.get_weights()))
 
 
-def test_the_published_files_are_those_of_one_run(tmp_path, monkeypatch):
-    model = finish(tmp_path / "runs/first")
-    (tmp_path / "metrics.json").write_text("{}")
-    table = pd.DataFrame({"path": ["a"], "probability": [0.1]})
-    publish_run(tmp_path, tmp_path / "runs/first", model, table, {"run": "first", "auc": float("nan")})
-    assert json.loads((tmp_path / "metrics.json").read_text()) == {"run": "first", "auc": None}
-    assert pd.read_csv(tmp_path / "predictions.csv").equals(table)
+PUBLISHED = ["best.keras", "history.csv", "metrics.json", "predictions.csv"]
+
+
+def publish(output_dir, model, name="first", **report):
+    run_dir = output_dir / "runs/first"
+    record, _ = read_record(run_dir)
+    publish_run(output_dir, run_dir, record, model, pd.DataFrame({"path": ["a"], "probability": [0.1]}), report := report | {"run": name})
+    return report
+
+
+def test_the_published_files_are_those_of_one_run_and_its_metrics_name_them(tmp_path):
+    model, _ = finish(tmp_path / "runs/first")
+    (tmp_path / "model_card.md").write_text("of the run before")
+    report = publish(tmp_path, model, auc=float("nan"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*PUBLISHED, "runs"]
+    told = json.loads((tmp_path / "metrics.json").read_text())
+    assert (told["run"], told["auc"]) == ("first", None)
+    assert told["files"] == {name: take_digest((tmp_path / name).read_bytes()) for name in PUBLISHED if name != "metrics.json"}
+    assert pd.read_csv(tmp_path / "predictions.csv").equals(pd.DataFrame({"path": ["a"], "probability": [0.1]}))
     assert (tmp_path / "history.csv").read_text() == (tmp_path / "runs/first/history.csv").read_text()
     assert keras.models.load_model(tmp_path / "best.keras").count_params() == model.count_params()
-    monkeypatch.setattr("cxr.runs.write_whole", lambda *arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        publish_run(tmp_path, tmp_path / "runs/first", model, table, {"run": "second"})
-    assert not (tmp_path / "metrics.json").exists()  # no old metrics beside a new network
+    assert read_sound(tmp_path, report, "best.keras") == (tmp_path / "best.keras").read_bytes()
+    publish(tmp_path, build_baseline(32), "second")
+    with pytest.raises(ValueError, match=r"best\.keras is damaged, or another process has replaced it"):
+        read_sound(tmp_path, report, "best.keras")
+
+
+def show(folder, names=PUBLISHED):
+    return {name: content for name, content in cuts.look(folder).items() if name in names}
+
+
+def test_whatever_cuts_a_publication_off_no_set_looks_whole_that_is_not(tmp_path):
+    """Metrics are there only with the files that they name; the next publication completes or undoes the last one."""
+    model, _ = finish(tmp_path / "runs/first")
+    publish(tmp_path, model)
+    (tmp_path / "model_card.md").write_text("of the run before")
+    other = build_baseline(32)
+    found = cuts.list_cuts(tmp_path, lambda: publish(tmp_path, other, "second"))
+    old, new, seen = found[0], found[-1], set()
+    for number, files in enumerate(found):
+        folder = tmp_path / f"again/{number}"
+        cuts.restore(folder, files)
+        if (folder / "metrics.json").exists():
+            told = json.loads((folder / "metrics.json").read_text())
+            assert told["files"] == {name: take_digest((folder / name).read_bytes()) for name in told["files"]}
+            assert (folder / "model_card.md").exists() == (told["run"] == "first")
+        settle_files(folder)
+        assert show(folder) in (show_files(old), show_files(new)) and not list(folder.glob("together*"))
+        seen.add(json.loads((folder / "metrics.json").read_text())["run"])
+    assert seen == {"first", "second"} and len(found) > 15
+
+
+def show_files(files):
+    return {name: files[name] for name in PUBLISHED}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), None])
+def test_a_full_disk_leaves_the_set_that_was_published_before_or_the_new_one(tmp_path, error):
+    model, _ = finish(tmp_path / "runs/first")
+    start, number, seen = cuts.look(tmp_path), 0, []
+    while True:
+        folder = tmp_path / f"again/{number}"
+        cuts.restore(folder, start)
+        publish(folder, model)
+        with cuts.full_disk(folder, number, error) as disk:
+            try:
+                publish(folder, model, "second")
+            except StorageError as told:
+                assert str(told) == f"{folder.resolve()} is full: free some space and run this again"
+        if disk.count <= number:
+            break
+        settle_files(folder)
+        told = json.loads((folder / "metrics.json").read_text())
+        assert told["files"] == {name: take_digest((folder / name).read_bytes()) for name in told["files"]}
+        seen.append(told["run"])
+        number += 1
+    assert seen == sorted(seen) and set(seen) == {"first", "second"}
+
+
+def test_answers_and_the_record_that_is_made_from_them_change_together(add, tmp_path):
+    folder = add("first", answer(1, 0))
+    record, _ = read_record(folder)
+    files = pd.read_csv(folder / "validation.csv", dtype={"path": str, "patient": str})
+    found = cuts.list_cuts(folder, lambda: keep_answers(folder, record | {"threshold": 0.25}, files, answer(1, 5)))
+    thresholds = []
+    for number, content in enumerate(found):
+        cuts.restore(tmp_path / f"again{number}/first", content)
+        [run] = list_runs(tmp_path / f"again{number}")
+        assert run["apart"] == "" and (run["answers"].probability.tolist() == answer(1, 5).tolist()) == (run["threshold"] == 0.25)
+        thresholds.append(run["threshold"])
+    assert thresholds == sorted(thresholds, reverse=True) and set(thresholds) == {0.5, 0.25} and len(found) > 8
+
+
+@pytest.mark.parametrize("content", [b"", b"not a network", "cut", "missing"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_damaged_network_is_named_whether_or_not_the_record_knows_its_digest(tmp_path, content, named):
+    folder = tmp_path / "runs/first"
+    finish(folder)
+    if not named:
+        record = json.loads((folder / "run.json").read_text())
+        del record["files"]
+        (folder / "run.json").write_text(json.dumps(record))
+    network = folder / "best.keras"
+    whole = network.read_bytes()
+    network.unlink()
+    if content != "missing":
+        network.write_bytes(whole[:len(whole) // 2] if content == "cut" else content)
+    with pytest.raises(ValueError, match=r"first/best\.keras is missing, damaged, or holds code of its own.*: run section 6 again") as told:
+        load_run(folder, 32, identify_holdout(FILES))
+    assert "not found" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_network_that_holds_code_is_refused_without_advice_to_run_it(tmp_path):
+    folder = tmp_path / "runs/first"
+    finish(folder)
+    inputs = keras.Input((32, 32, 1))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs)).save(folder / "best.keras")
+    record = json.loads((folder / "run.json").read_text())
+    record["files"]["best.keras"] = take_digest((folder / "best.keras").read_bytes())
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"best\.keras .* holds code of its own, which is not run") as told:
+        load_run(folder, 32, identify_holdout(FILES))
+    assert "safe" not in str(told.value)
+
+
+def test_what_section_7_evaluates_is_what_this_process_has_trained(tmp_path, monkeypatch):
+    """Another process trains a run of the same name: before section 7 begins, or while it works."""
+    folder, holdout, settings = tmp_path / "runs/first", make_holdout(), SimpleNamespace(**SETTINGS)
+    _, own = finish(folder)
+    validate_run(folder, holdout, FILES, settings, own)
+    validate_run(folder, holdout, FILES, settings, own)  # its own answers change the record, not the run
+    finish(folder)
+    with pytest.raises(ValueError, match=r"Another process has trained the run 'first' anew .* another RUN_NAME"):
+        validate_run(folder, holdout, FILES, settings, own)
+    validate_run(folder, holdout, FILES, settings)  # after a restart it may be any
+    finish(tmp_path / "runs/second")
+    validate_run(tmp_path / "runs/second", holdout, FILES, settings, own)  # not the run that was trained last
+    validate_run(folder, holdout, FILES, settings, TrainingState(folder, {}, []))  # its training came to no end: the run before is there
+    usual = answer_changed
+    monkeypatch.setattr("cxr.runs.answer_changed", lambda *arguments: (finish(folder), usual(*arguments))[1])
+    with pytest.raises(ValueError, match=r"Another process has trained the run 'first' anew"):
+        validate_run(folder, holdout, FILES, settings)
+    assert not (folder / "validation.csv").exists() and json.loads((folder / "run.json").read_text()).get("validation") is None
+
+
+def test_a_history_of_another_training_is_not_published(tmp_path):
+    model, _ = finish(tmp_path / "runs/first")
+    record, _ = read_record(tmp_path / "runs/first")
+    (tmp_path / "runs/first/history.csv").write_text("epoch\n1\n")
+    with pytest.raises(ValueError, match=r"history\.csv is damaged, or another process has replaced it"):
+        publish_run(tmp_path, tmp_path / "runs/first", record, model, pd.DataFrame(), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_reader_waits_while_files_are_changed(tmp_path, add, capsys):
+    add("first", answer(1, 0))
+    found = []
+    with hold_files(tmp_path / "runs/first"):
+        reader = threading.Thread(target=lambda: found.extend(list_runs(tmp_path / "runs")))
+        reader.start()
+        reader.join(0.3)
+        assert reader.is_alive()
+    reader.join()
+    assert [one["name"] for one in found] == ["first"]
+    assert capsys.readouterr().out == f"Another process is changing files in {tmp_path / 'runs'}: waiting until it has finished.\n"
 
 
 def test_probabilities_come_back_to_the_last_bit(add):

@@ -12,7 +12,7 @@ WRONG = {"IMAGE_SIZE": [7, 2000, 64.5, "big", True], "EPOCHS": [0, -1, 2.5, "ten
          "PRESET": ["fast", None], "BATCH_SIZE": [0, None], "SEED": [-1, 2**32], "SPLIT_SEED": [-1],
          "RUN_NAME": ["", "a/b", "baseline", ".hidden", "x" * 61, "one, two", "two\nlines"], "VALIDATION_SHARE": [0, 0.9],
          "AUGMENT": ["yes", 1], "FLIP": [None], "DROPOUT": [1], "POSE": [2.5, -0.1], "PATIENCE": [0], "RESAMPLES": [5],
-         "MIXED_PRECISION": ["bfloat16", True]}
+         "MIXED_PRECISION": ["bfloat16", True], "OUTPUT_DIR": ["", "~nobody-of-this-name/x"], "DATA_DIR": ["~nobody-of-this-name"]}
 RIGHT = {"IMAGE_SIZE": [32, 1024], "EPOCHS": [1], "BASELINE_EPOCHS": [0], "LEARNING_RATE": [1e-7, 1, 1.0], "DROPOUT": [0, 0.95],
          "SEED": [0, 2**32 - 1], "RUN_NAME": ["mine", "2 seeds", "a.b+c-d_e", "x" * 60], "MIXED_PRECISION": ["auto", "on", "off"],
          "POSE": [0, 2], "VALIDATION_SHARE": [0.02, 0.5]}
@@ -66,6 +66,12 @@ def test_a_folder_may_begin_with_a_tilde_or_be_left_out(monkeypatch, tmp_path):
     chosen = resolve_settings(DEFAULTS | {"DATA_DIR": "~/x-rays", "OUTPUT_DIR": tmp_path / "~", "CACHE_DIR": None}, "CPU")
     assert chosen.DATA_DIR == "/home/somebody/x-rays" and chosen.CACHE_DIR == ""
     assert chosen.OUTPUT_DIR == os.path.join(tmp_path, "~")  # only at the beginning
+
+
+@pytest.mark.parametrize("name", ["LEARNING_RATE", "WEIGHT_DECAY", "DROPOUT", "POSE"])
+def test_a_whole_number_becomes_what_keras_takes(name):
+    value = getattr(resolve_settings(DEFAULTS | {name: 1 if name == "LEARNING_RATE" else 0}, "CPU"), name)
+    assert type(value) is float
 
 
 def test_the_form_has_every_setting_and_no_other_name():

@@ -43,7 +43,7 @@ def test_a_patient_of_few_keeps_his_images_together():
 
 
 def test_a_class_with_one_patient_cannot_be_on_both_sides():
-    with pytest.raises(ValueError, match="has images of one class only: there are too few patients"):
+    with pytest.raises(ValueError, match="No split by patient leaves images of both classes on both sides: there are too few"):
         split_by_patient(make_files(1, 1, 1, 0, 0), np.array([0, 1, 2, 3, 3]), 0.2, seed=0)
 
 

@@ -13,7 +13,18 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from cxr.storage import StorageError, as_json, find_drive, hold_lock, prepare_folder, refuse_storage, require_room, tell_time, write_whole
+from cxr.storage import (
+    StorageError,
+    as_json,
+    find_drive,
+    hold_lock,
+    name_folder,
+    prepare_folder,
+    refuse_storage,
+    require_room,
+    tell_time,
+    write_whole,
+)
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
@@ -40,6 +51,19 @@ def test_a_folder_is_made_with_those_above_it_and_left_empty(tmp_path):
                                                 (errno.EROFS, "cannot be written (Read-only file system): choose another folder")])
 def test_a_full_disk_is_told_from_one_that_cannot_be_written(tmp_path, number, advice):
     assert str(refuse_storage(tmp_path, OSError(number, "Read-only file system"))).startswith(f"{tmp_path} {advice}")
+
+
+def test_an_error_that_names_its_folder_keeps_its_words(tmp_path):
+    with pytest.raises(StorageError, match=f"^{tmp_path} is full: free some space"), name_folder("/elsewhere"), name_folder(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_named_by_the_file_that_is_written_whole(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+    (tmp_path / "a.json.unfinished").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=f"^{tmp_path} is full"):
+        write_whole(tmp_path / "a.json", "new")
+    assert (tmp_path / "a.json").read_text() == "old"
 
 
 def test_the_room_that_is_missing_is_told_in_gigabytes(tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def test_a_run_counts_no_more_when_a_function_that_decides_it_has_changed(monkey
     before = sweep.identify(known)
     for name in ("build_cnn", "build_baseline", "residual_block", "normalise", "RandomPose", "build_augmentation", "augment", "train",
                  "make_callbacks", "NetworkCheckpoint", "describe_training", "ImageBatches", "make_batches", "gather_images", "fill_batch",
-                 "split_by_patient", "link_patients", "read_image", "decode", "decode_odd", "shrink", "fit_temperature", "calibrate",
+                 "split_by_patient", "link_patients", "read_image", "decode", "decode_odd", "shrink", "fit_calibration", "calibrate",
                  "choose_threshold", "measure", "list_shifts", "join_changes"):
         module, _, source = found[name]
         other = ast.parse(source).body[0]

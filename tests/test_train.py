@@ -1,7 +1,12 @@
 """A training that is killed goes on where it was; one that fails says why."""
 
+import contextlib
+import errno
+import fcntl
+import io
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -9,6 +14,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import cuts
 import keras
 import numpy as np
 import pandas as pd
@@ -17,8 +23,9 @@ import pytest
 from cxr import train as training
 from cxr.batches import ImageBatches
 from cxr.measure import predict_probabilities
-from cxr.runs import finish_run
-from cxr.train import describe_training, train
+from cxr.runs import finish_run, hold_files, keep_answers, read_record
+from cxr.storage import StorageError, settle_files
+from cxr.train import TrainingState, describe_training, train
 
 SETTINGS = {"PATIENCE": 1, "LEARNING_RATE": 0.01, "BATCH_SIZE": 8, "RUN_NAME": "tiny"}
 
@@ -98,13 +105,255 @@ def test_a_training_with_other_settings_does_not_go_on(undisturbed, tmp_path, ca
     pd.testing.assert_frame_equal(table, undisturbed[0][1], rtol=1e-5)
 
 
-def test_a_state_that_is_damaged_is_not_trusted(undisturbed, tmp_path):
-    with pytest.raises(Exception, match="Lost"):
-        train_tiny(tmp_path, lost_at=27, lose=lose_session)
-    state = tmp_path / "training.npz"
-    state.write_bytes(state.read_bytes()[:-3000])
-    _, table = train_tiny(tmp_path)
-    pd.testing.assert_frame_equal(table, undisturbed[0][1], rtol=1e-5)
+RUN = ("best.keras", "history.csv", "run.json", "validation.csv")
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 2, 2, 1), np.uint8)
+
+
+def train_mini(folder, epochs=2, rate=0.2, pixels=PIXELS):
+    """A training of 2 epochs, the second the better one, in a quarter of a second; beside `folder` are those of other runs."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(),
+                              keras.layers.Dense(1, activation="sigmoid")])
+    quick = keras.metrics.BinaryAccuracy(name="auc")  # stands for it
+    model.compile(keras.optimizers.SGD(rate), "binary_crossentropy", metrics=["accuracy", quick], run_eagerly=True)
+    labels = (PIXELS.mean((1, 2, 3)) > 127).astype(np.uint8)
+    fit, holdout = (ImageBatches([pixels], np.arange(12), labels, 12, seed) for seed in (1, None))
+    settings = SimpleNamespace(PATIENCE=9, LEARNING_RATE=rate)
+    return finish_run(train(model, fit, holdout, epochs, folder, settings), settings, "test", "0")
+
+
+def describe(folder):
+    """What a run is, without what differs whenever it is repeated; it must fit together."""
+    record, _ = read_record(folder)
+    model = keras.models.load_model(folder / "best.keras")
+    labels = (PIXELS.mean((1, 2, 3)) > 127).astype(np.float32)
+    loss = float(keras.losses.BinaryCrossentropy()(labels[:, None], model(PIXELS)))
+    history = pd.read_csv(folder / "history.csv")
+    assert loss == pytest.approx(history.val_loss.min(), rel=1e-5) and record["epochs"] == len(history)
+    assert int(history.epoch[history.val_loss.idxmin()]) == record["best_epoch"]
+    changing = dict.fromkeys(("trained", "validated", "seconds", "files"), 0)
+    answers = (folder / "validation.csv").read_text() if (folder / "validation.csv").exists() else None
+    return [*(weight.tolist() for weight in model.get_weights()), history.drop(columns="seconds").to_dict(), record | changing, answers]
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """The folder of a run that has been trained, with other settings, and validated."""
+    folder = tmp_path / "runs/mini"
+    train_mini(folder, 1, 0.1)
+    files = pd.DataFrame({"path": ["a"], "label": [1], "patient": ["x"], "width": [9], "height": [9]})
+    keep_answers(folder, json.loads((folder / "run.json").read_text()), files, np.array([0.5]))
+    assert sorted(cuts.look(folder)) == sorted(RUN)
+    return folder
+
+
+def test_a_training_killed_at_any_change_of_a_file_leaves_the_old_run_or_the_new_one_and_ends_as_if_undisturbed(earlier, tmp_path, capsys):
+    """At each of some thirty instants: what a reader finds, and where the same command leads."""
+    found = cuts.list_cuts(earlier, lambda: train_mini(earlier))
+    old, new, undisturbed = found[0], found[-1], describe(earlier)
+    assert sorted(new) == sorted(RUN[:3]) and len(found) > 30 and undisturbed[3]["best_epoch"] == 2
+    switched = []
+    for number, files in enumerate(found):
+        again = tmp_path / f"again/{number}/mini"
+        cuts.restore(again, files)
+        with hold_files(again):
+            run = {name: content for name, content in cuts.look(again).items() if name in RUN}
+        assert run in (old, new), (number, sorted(files))
+        switched.append(run == new)
+        cuts.restore(again, files)
+        capsys.readouterr()
+        train_mini(again)
+        assert ("Going on after epoch" in capsys.readouterr().out) == ("training.npz" in files), (number, sorted(files))
+        assert describe(again) == undisturbed, (number, sorted(files))
+        assert sorted(cuts.look(again)) == sorted(RUN[:3]), (number, sorted(files))
+    assert switched == sorted(switched) and set(switched) == {False, True}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), None])
+def test_a_disk_that_is_full_from_any_change_of_a_file_on_costs_nothing(earlier, tmp_path, capsys, error):
+    """The change is refused, or (None) files that grow are cut after ten bytes; then there is room again, and the training goes on."""
+    start, old, refused = cuts.look(earlier), describe(earlier), []
+    train_mini(earlier)
+    new = describe(earlier)
+    while not refused or refused[-1] is not None:
+        folder = tmp_path / f"again/{len(refused)}/mini"
+        cuts.restore(folder, start)
+        with cuts.full_disk(folder, len(refused), error) as disk:
+            try:
+                train_mini(folder)
+            except StorageError as told:
+                assert re.fullmatch(rf"{folder.resolve()} is full: free some space and run this again", str(told))
+            refused.append(disk.count if disk.count > len(refused) else None)
+        settle_files(folder)
+        assert describe(folder) in (old, new), refused
+        train_mini(folder)
+        assert describe(folder) == new and sorted(cuts.look(folder)) == sorted(RUN[:3]), refused
+    assert len(refused) > 20
+
+
+@pytest.mark.long
+def test_a_training_stopped_by_hand_at_any_change_of_a_file_counts_with_the_network_that_its_record_describes(earlier, tmp_path, capsys):
+    start, number, counted = cuts.look(earlier), 0, set()
+    while True:
+        folder = tmp_path / f"again/{number}/mini"
+        cuts.restore(folder, start)
+        with cuts.full_disk(folder, number, KeyboardInterrupt()) as hand, contextlib.suppress(KeyboardInterrupt):
+            train_mini(folder)
+        if hand.count <= number:
+            break
+        settle_files(folder)
+        counted.add((describe(folder)[3]["ended"], describe(folder)[3]["epochs"]))
+        number += 1
+    assert counted == {("all epochs", 1), ("stopped by hand", 1), ("stopped by hand", 2), ("all epochs", 2)}  # the first: the earlier run
+
+
+def test_in_a_run_without_a_hand_to_stop_it_ctrl_c_is_a_cut_like_any_other(earlier, tmp_path, monkeypatch, capsys):
+    """CXR_HEADLESS: the same command goes on where it stopped."""
+    monkeypatch.setenv("CXR_HEADLESS", "1")
+    start, kept = cuts.look(earlier), []
+    train_mini(earlier)
+    undisturbed = describe(earlier)
+    for number in (0, 3, 6, 7, 8, 9, 10, 12, 15):
+        cuts.restore(earlier, start)
+        with pytest.raises(KeyboardInterrupt), cuts.full_disk(earlier, number, KeyboardInterrupt()):
+            train_mini(earlier)
+        assert "Stopped by hand" not in capsys.readouterr().out
+        kept.append((earlier / "training.npz").exists())
+        train_mini(earlier)
+        assert ("Going on after epoch" in capsys.readouterr().out) == kept[-1]
+        assert describe(earlier) == undisturbed
+    assert kept == sorted(kept) and set(kept) == {False, True}
+
+
+@pytest.fixture
+def cut(tmp_path):
+    """The folder of a training that was cut off after all of its epochs, and what it leads to."""
+    folder = tmp_path / "runs/mini"
+    found = cuts.list_cuts(folder.parent, lambda: train_mini(folder))
+    expected = describe(folder)
+    ended = next(files for files in found if "mini/together.unfinished" in files)
+    cuts.restore(folder.parent, ended)
+    return folder, expected
+
+
+def damage(content, kind):
+    if kind == "flipped":
+        half = len(content) // 2
+        return content[:half] + bytes([content[half] ^ 0xFF]) + content[half + 1:]
+    array = io.BytesIO()
+    np.save(array, np.arange(3))
+    return {"empty": b"", "cut": content[:len(content) // 2], "text": b"not an archive", "zeros": bytes(len(content)),
+            "pickle": pickle.dumps([1]), "array": array.getvalue()}[kind]
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "flipped", "text", "zeros", "pickle", "array"])
+@pytest.mark.parametrize("name", ["training.npz", "training.keras"])
+def test_a_state_that_is_damaged_is_not_trusted_and_that_is_said(cut, capsys, name, kind):
+    folder, expected = cut
+    (folder / name).write_bytes(damage((folder / name).read_bytes(), kind))
+    capsys.readouterr()
+    train_mini(folder)
+    first, *epochs = capsys.readouterr().out.splitlines()
+    reason = {"training.npz": "cannot be read (training.npz is damaged)",
+              "training.keras": "has lost its best epoch (training.keras is missing or damaged)"}[name]
+    assert first == f"The unfinished training in {folder} {reason}: this one begins anew." and len(epochs) == 2
+    assert describe(folder) == expected
+
+
+@pytest.mark.long
+def test_any_single_byte_that_is_wrong_in_a_state_is_noticed_or_without_effect(cut, capsys):
+    """The archive's own padding and times may be anything."""
+    folder, expected = cut
+    whole, kept = cuts.look(folder), (folder / "training.npz").read_bytes()
+    for place in range(0, len(kept), len(kept) // 20):
+        cuts.restore(folder, whole)
+        (folder / "training.npz").write_bytes(kept[:place] + bytes([kept[place] ^ 0xFF]) + kept[place + 1:])
+        train_mini(folder)
+        assert describe(folder) == expected
+
+
+def test_a_best_epoch_that_is_damaged_before_it_is_put_in_place_is_not_published(cut, monkeypatch):
+    folder, expected = cut
+    usual = training.train
+
+    def damaging(*arguments):
+        state = usual(*arguments)
+        path = folder / "training.keras"
+        path.write_bytes(path.read_bytes()[:-5000])
+        return state
+
+    monkeypatch.setitem(globals(), "train", damaging)
+    with pytest.raises(RuntimeError, match=r"training\.keras, the best epoch, has been damaged or removed: run section 6 again"):
+        train_mini(folder)
+    assert not (folder / "best.keras").exists()
+    monkeypatch.undo()
+    train_mini(folder)
+    assert describe(folder) == expected
+
+
+def test_a_training_does_not_go_on_with_other_pictures_of_the_same_names(cut, capsys):
+    folder, _ = cut
+    other = PIXELS.copy()
+    other[7, 1, 1] ^= 1
+    capsys.readouterr()
+    train_mini(folder, pixels=other)
+    assert "had other settings or images: this one begins anew" in capsys.readouterr().out
+
+
+def is_free(folder):
+    """Whether another process could train in the folder: a second opening of it asks, as one of another process would."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def test_a_folder_is_locked_while_a_training_has_not_been_put_in_place_and_not_longer(earlier, monkeypatch, capsys):
+    seen = []
+    with cuts.watch(earlier, lambda path: seen.append(is_free(earlier))):
+        train_mini(earlier)
+    assert set(seen[1:]) == {False} and is_free(earlier)
+    for error in (OSError(errno.ENOSPC, ""), KeyboardInterrupt(), Lost()):
+        for number in (2, 12):
+            with pytest.raises((StorageError, KeyboardInterrupt, Lost)), cuts.full_disk(earlier, number, error):
+                train_mini(earlier, rate=0.3)
+            assert is_free(earlier)
+    monkeypatch.setitem(globals(), "finish_run", lambda *_: None)
+    train_mini(earlier)
+    assert not is_free(earlier)
+    monkeypatch.undo()
+    train_mini(earlier)  # this process's own lock does not keep it waiting
+    assert is_free(earlier)
+    TrainingState.lock.close()
+
+
+WAITING = """if True:
+    import pathlib, sys
+    sys.path[:0] = sys.argv[1:3]
+    import test_train
+    test_train.train_mini(pathlib.Path(sys.argv[3]))"""
+
+
+def test_a_second_process_says_that_it_waits_and_then_trains_its_own_run(tmp_path, capsys):
+    folder, second = tmp_path / "runs/mini", []
+    here = Path(__file__).parent
+
+    def start(path):
+        if path and path.name == "best.keras" and not second:  # the first process is about to end its training
+            second.append(subprocess.Popen([sys.executable, "-c", WAITING, here, here.parent, folder], stdout=subprocess.PIPE, text=True))
+            assert second[0].stdout.readline() == f"Another process is training in {folder}: waiting until it has finished.\n"
+
+    with cuts.watch(folder, start):
+        train_mini(folder, rate=0.1)
+    first = (folder / "best.keras").read_bytes()
+    told, _ = second[0].communicate()
+    assert second[0].returncode == 0 and "epoch   2/2" in told and "Going on" not in told
+    assert (folder / "best.keras").read_bytes() != first and describe(folder)[3]["settings"]["LEARNING_RATE"] == 0.2
 
 
 LINE = (r"epoch +(\d+)/(\d+): loss (\d\.\d{3}), validation loss (\d\.\d{3}), accuracy (\d\.\d{3}), AUC (\d\.\d{4}); "

@@ -1,22 +1,31 @@
 #!/usr/bin/env python3
 """Run the notebook without a browser: `python tools/run.py [SETTING=VALUE ...]`; this is what `make run` calls.
 
-Leaves in OUTPUT_DIR the executed notebook, an HTML page of it, and the files that the notebook writes.
+Leaves in OUTPUT_DIR the executed notebook, an HTML page of it, and the files that the notebook writes. `make run` names its settings in
+CXR_GIVEN and hands each over in the environment, where no shell can misread it.
 """
 
 import ast
 import json
+import logging
+import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
 
 import build
+import nbclient
 import nbconvert
 import nbformat
 import papermill
 import traitlets.config
 from pygments.formatters import HtmlFormatter
+
+sys.path.insert(0, str(build.ROOT))
+from cxr.settings import expand_home
+from cxr.storage import hold_lock, prepare_folder, refuse_storage
 
 NOTEBOOK = build.TEXT.with_suffix(".ipynb")
 
@@ -30,16 +39,67 @@ def parse_value(text):
 
 
 def parse_settings(arguments):
-    """Return {setting: value} of NAME=VALUE words; exit, naming the word, if the notebook has no such setting."""
+    """Return {setting: value} of NAME=VALUE words; exit, naming it, where the notebook has no such setting or cannot keep its value."""
     known, chosen = build.read_settings(), {}
     for word in arguments:
         name, equals, value = word.partition("=")
         if not equals or name not in known or name == "PRESETS":
             sys.exit(f"make run: there is no setting {name}. The settings are {', '.join(n for n in known if n != 'PRESETS')}.")
         chosen[name] = value if isinstance(known[name], str) else parse_value(value)
-        if name.endswith("_DIR"):
-            chosen[name] = str(Path(value).resolve()) if value else value
+        try:
+            value.encode()
+            if name.endswith("_DIR"):
+                chosen[name] = "" if value in ("", "None") else str(Path(expand_home(value)).resolve())
+        except UnicodeEncodeError:
+            sys.exit(f"make run: {name} is {os.fsencode(value)}, which is not UTF-8: give that folder another name.")
+        except ValueError as error:
+            sys.exit(f"make run: {name} is {value!r}, but {error}.")
     return chosen
+
+
+def read_settings():
+    """Return the settings of the command line and of `make run`; OUTPUT_DIR always has a value."""
+    given = [f"{name}={os.environ.get(name, '')}" for name in os.environ.pop("CXR_GIVEN", "").split()]
+    chosen = parse_settings(sys.argv[1:] + given)
+    return chosen | {"OUTPUT_DIR": chosen.get("OUTPUT_DIR") or str(build.ROOT / "outputs")}
+
+
+def settle(line):
+    """Return a line as a terminal would show it after the last of its carriage returns."""
+    return line.rsplit("\r", 1)[-1]
+
+
+class Log:
+    """What the notebook prints, on its way to a stream; where that is no terminal, a progress bar is a line at its end, or each minute."""
+
+    def __init__(self, stream):
+        self.stream, self.rest, self.since = stream, "", time.monotonic()
+
+    def write(self, text):
+        if not self.stream.isatty():
+            *lines, self.rest = (self.rest + text).split("\n")
+            if self.rest and time.monotonic() > self.since + 60:
+                lines.append(self.rest)
+                self.rest = ""
+            text = "".join(f"{settle(line)}\n" for line in lines)
+        if text:
+            self.since = time.monotonic()
+            self.send(text)
+
+    def send(self, text):
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError as error:  # nothing can be told there any more, not even when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            sys.exit(f"make run: stopped, as what it prints goes nowhere ({error.strerror}).")
+
+    def flush(self):
+        """Each piece is sent at once."""
+
+    def close(self):
+        """Send what no line end has followed."""
+        self.write("\n" if self.rest else "")
 
 
 def settle_progress(executed):
@@ -54,7 +114,7 @@ def settle_progress(executed):
                 outputs.append(output)
         for output in outputs:
             if output.output_type == "stream":
-                output.text = "\n".join(line.rsplit("\r", 1)[-1] for line in output.text.split("\n"))
+                output.text = "\n".join(map(settle, output.text.split("\n")))
         if "outputs" in cell:
             cell.outputs = outputs
     nbformat.write(book, executed)
@@ -144,30 +204,66 @@ def describe_outcome(output_dir, seconds):
             f"{output_dir / 'metrics.json'}, the figures in {output_dir / 'figures'}.")
 
 
-def main():
-    settings = parse_settings(sys.argv[1:])
-    settings.setdefault("OUTPUT_DIR", str(build.ROOT / "outputs"))
+def execute(settings, unfinished):
+    """Run the notebook into the file `unfinished`; exit, in one sentence, where it does not reach its end."""
+    os.environ |= {"CXR_HEADLESS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # for the kernel
+    so_far = f"The notebook up to there is {unfinished}."
+    log = Log(sys.stdout)
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (NOTEBOOK, unfinished)]  # else papermill fills in what is in {}
+    logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it says of a dead kernel is said below
+    try:
+        papermill.execute_notebook(*paths, settings, cwd=str(build.ROOT), kernel_name="python3",
+                                   progress_bar=sys.stderr.isatty() and {"desc": "Cells", "unit": "cell"}, stdout_file=log,
+                                   extra_arguments=["--log-level=50"], shutdown_kernel="immediate")
+    except papermill.PapermillExecutionError as error:
+        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue))
+        sys.exit(f"\nmake run: stopped with {error.ename}: {reason}\n{so_far}")
+    except nbclient.exceptions.DeadKernelError:
+        sys.exit("\nmake run: the kernel died, as it does when the memory is used up: close other programs, or choose a smaller IMAGE_SIZE "
+                 f"or BATCH_SIZE. The same command goes on after the last finished epoch. {so_far}")
+    finally:
+        log.close()
+
+
+def run(settings):
+    """Run the notebook and make its page, one process at a time in OUTPUT_DIR; say what came out."""
     output_dir = Path(settings["OUTPUT_DIR"])
     executed = output_dir / NOTEBOOK.name
     unfinished = executed.with_name(f"{executed.stem}.unfinished.ipynb")
+    prepare_folder(output_dir, "OUTPUT_DIR")
+    (output_dir / "figures").mkdir(exist_ok=True)
+    # Not the lock of OUTPUT_DIR itself: the notebook waits for that where it is its CACHE_DIR too.
+    with hold_lock(output_dir / "figures", f"running the notebook into {output_dir} (name another OUTPUT_DIR to run both at once)"):
+        since = time.monotonic()
+        execute(settings, unfinished)
+        settle_progress(unfinished)
+        unfinished.replace(executed)
+        export_html(executed, executed.with_suffix(".html"))
+        print(describe_outcome(output_dir, time.monotonic() - since))
+
+
+def main():
+    heeded = [one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]  # nohup, &
+
+    def interrupt(number, frame):
+        for one in heeded:
+            signal.signal(one, signal.SIG_IGN)  # the kernel is ended undisturbed
+        raise KeyboardInterrupt(number)
+
+    for one in heeded:
+        signal.signal(one, interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal may lack a character
+    settings = read_settings()
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        run(settings)
     except OSError as error:
-        sys.exit(f"make run: OUTPUT_DIR {output_dir} cannot be written ({error.strerror}): choose another folder.")
-    since = time.monotonic()
-    try:
-        papermill.execute_notebook(NOTEBOOK, unfinished, settings, cwd=str(build.ROOT), kernel_name="python3",
-                                   progress_bar={"desc": "Cells", "unit": "cell"}, stdout_file=sys.stdout,
-                                   extra_arguments=["--log-level=40"])
-    except papermill.PapermillExecutionError as error:
-        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue))
-        sys.exit(f"\nmake run: stopped with {error.ename}: {reason}\nThe notebook up to there is {unfinished}.")
-    except KeyboardInterrupt:
-        sys.exit(f"\nmake run: interrupted. The notebook up to there is {unfinished}.")
-    settle_progress(unfinished)
-    unfinished.replace(executed)
-    export_html(executed, executed.with_suffix(".html"))
-    print(describe_outcome(output_dir, time.monotonic() - since))
+        folder = Path(error.filename).parent if isinstance(error.filename, str) else settings["OUTPUT_DIR"]
+        sys.exit(f"\nmake run: {refuse_storage(folder, error)}.")
+    except KeyboardInterrupt as error:
+        print("\nmake run: interrupted. The same command goes on where this one stopped, after the last finished epoch of a training.",
+              file=sys.stderr)
+        sys.exit(128 + error.args[0])
 
 
 if __name__ == "__main__":
