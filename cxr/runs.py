@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import zipfile
 from pathlib import Path
 
 import keras
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.batches import ImageBatches
+from cxr.machine import load_network
 from cxr.measure import calibrate, calibration_error, choose_calibration, choose_threshold, predict_probabilities, score
 from cxr.shift import answer_changed, join_changes
 from cxr.storage import as_json, hold_lock, name_folder, settle_files, switch_files, take_digest, tell_time
@@ -51,9 +51,9 @@ def finish_run(state, settings, kind: str, holdout: str) -> pd.DataFrame:
 
 def read_sound(folder: Path, record: dict, name: str) -> bytes:
     """Return the content of a file; raise ValueError unless it is the one that the record names. (One of an earlier version names none.)"""
-    content = (folder / name).read_bytes()
-    if record["files"].get(name, digest := take_digest(content)) != digest:
-        raise ValueError(f"{folder / name} is damaged, or another process has replaced it: run sections 6 and 7 again.")
+    content = (folder / name).read_bytes() if (folder / name).exists() else b""
+    if not content or record["files"].get(name, digest := take_digest(content)) != digest:
+        raise ValueError(f"{folder / name} is missing, damaged, or replaced by another process: run sections 6 and 7 again.")
     return content
 
 
@@ -94,12 +94,8 @@ def load_run(folder: Path, image_size: int, holdout: str) -> tuple[keras.Model, 
     if record["holdout"] != holdout:
         raise ValueError(f"The run {folder.name!r} held out other images than section 4 does now, so it may have learnt from "
                          "these: run section 6 again, or set SPLIT_SEED and the data back and run section 4.")
-    try:
-        read_sound(folder, record, "best.keras")
-        model = keras.models.load_model(folder / "best.keras")
-    except (OSError, ValueError, TypeError, LookupError, zipfile.BadZipFile):  # whose words may be "not found", or how to run its code
-        raise ValueError(f"{folder / 'best.keras'} is missing, damaged, or holds code of its own, which is not run: "
-                         "run section 6 again.") from None
+    read_sound(folder, record, "best.keras")
+    model = load_network(folder / "best.keras")
     if model.input_shape[1] != image_size:
         raise ValueError(f"The run {folder.name!r} was trained at {model.input_shape[1]} pixels and the images are loaded at "
                          f"{image_size}: run section 6 again, or set IMAGE_SIZE back and run section 2.")
@@ -163,7 +159,8 @@ def read_run(folder: Path) -> dict:
         return {"name": folder.name, "apart": "damaged", "damage": str(error)}
     kept, table = folder / "validation.csv", None
     if kept.exists() and take_digest(kept.read_bytes())[:8] == record.get("answers"):  # those that the record is made from
-        table = pd.read_csv(kept, dtype={"path": str, "patient": str}, float_precision="round_trip").sort_values("path", ignore_index=True)
+        table = pd.read_csv(kept, dtype={"path": str, "patient": str, "probability": str}).sort_values("path", ignore_index=True)
+        table["probability"] = table.probability.map(float)  # to the last bit
     return record | {"history": history, "answers": table, "apart": "" if record["validation"] else "not evaluated yet (run section 7)"}
 
 
