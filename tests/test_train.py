@@ -156,6 +156,7 @@ def test_a_training_killed_at_any_change_of_a_file_leaves_the_old_run_or_the_new
     for number, files in enumerate(found):
         again = tmp_path / f"again/{number}/mini"
         cuts.restore(again, files)
+        assert "run.json" not in files or {name: content for name, content in files.items() if name in RUN} in (old, new), number
         with hold_files(again):
             run = {name: content for name, content in cuts.look(again).items() if name in RUN}
         assert run in (old, new), (number, sorted(files))
@@ -290,6 +291,17 @@ def test_a_best_epoch_that_is_damaged_before_it_is_put_in_place_is_not_published
     monkeypatch.undo()
     train_mini(folder)
     assert describe(folder) == expected
+
+
+def test_half_a_checkpoint_of_an_epoch_that_was_cut_off_is_never_taken_for_a_better_one(tmp_path):
+    """At this rate the second epoch is worse than the first, so it leaves no checkpoint of its own."""
+    folder = tmp_path / "runs/mini"
+    found = cuts.list_cuts(folder.parent, lambda: train_mini(folder, rate=20.0))
+    expected = describe(folder)
+    cuts.restore(folder.parent, next(files for files in found if "mini/training.keras" in files))
+    (folder / "epoch.keras").write_bytes((folder / "training.keras").read_bytes()[:5000])
+    train_mini(folder, rate=20.0)
+    assert describe(folder) == expected and expected[3]["best_epoch"] == 1 and expected[3]["epochs"] == 2
 
 
 def test_a_training_does_not_go_on_with_other_pictures_of_the_same_names(cut, capsys):
