@@ -124,6 +124,7 @@ from cxr.machine import (  # fold
     describe_versions,
     find_device,
     find_strategy,
+    load_network,
     make_deterministic,
     use_precision,
 )
@@ -592,7 +593,7 @@ with strategy.scope(), use_precision(precision):
                   "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
     state = train(model, fit, holdout, settings.EPOCHS, runs_dir / settings.RUN_NAME, settings)
 history_table = finish_run(state, settings, data_kind, holdout_id)
-tour.finish((runs_dir / settings.RUN_NAME / "run.json").read_text())
+tour.finish((runs_dir / settings.RUN_NAME / "run.json").read_text(encoding="utf-8"))
 best = history_table.loc[history_table.val_loss.idxmin()]
 title = f"Validation loss is lowest ({best.val_loss:.3f}) in epoch {best.epoch:.0f} of {len(history_table)} ({pictures})"
 finish_figure(plot_history(history_table), title, "learning_curves", output_dir, data_kind)
@@ -984,7 +985,7 @@ from cxr.card import write_card  # fold
 # %%
 settings = tour.start("10 Limits, exercises", globals())
 read_sound(output_dir, report, "best.keras")  # it may be of another run by now
-published = keras.models.load_model(output_dir / "best.keras")  # what section 7 put there, as anybody else gets it
+published = load_network(output_dir / "best.keras")  # what section 7 put there, as anybody else gets it
 write_whole(output_dir / "model_card.md", write_card(report, published))
 report["seconds"] = {title: seconds for title, seconds in tour.seconds.items() if not title.startswith("10")}
 write_whole(output_dir / "metrics.json", as_json(report))

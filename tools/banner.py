@@ -97,11 +97,10 @@ def main(arguments=None):
     for path in paths:
         if report["data"] != "phantom" or Phantom.mark not in path.read_bytes()[:200]:
             sys.exit(f"banner.py: {path} is not a phantom. Pictures of patients do not belong in the README: run on phantoms.")
-    import keras
-
     from cxr.explain import grad_cam
     from cxr.images import read_image
-    model = keras.models.load_model(options.outputs / "best.keras")
+    from cxr.machine import load_network
+    model = load_network(options.outputs / "best.keras")
     size = model.input_shape[1]
     pictures = np.stack([read_image(str(path), size)[0].reshape(size, size, 1) for path in paths])
     sick = answers.probability[list(chosen.values())].to_numpy() >= report["threshold"]["value"]
