@@ -28,6 +28,15 @@ for name in ("no_proxy", "NO_PROXY"):
 from cxr.phantoms import write_phantoms  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def same_environment():
+    """No test leaves anything in the environment for the next one."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
     """A folder with a small phantom data set in chest_xray/, and its masks in masks/."""

@@ -459,7 +459,7 @@ def at_step(monkeypatch):
 
 
 def test_a_training_that_is_stopped_by_hand_keeps_its_best_epoch(at_step, tmp_path, capsys):
-    at_step(21, lambda model: os.kill(os.getpid(), signal.SIGINT))
+    at_step(21, lambda model: signal.raise_signal(signal.SIGINT))
     _, table = train_tiny(tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["ended"] == "stopped by hand" and len(table) == record["epochs"] == 3
@@ -468,7 +468,7 @@ def test_a_training_that_is_stopped_by_hand_keeps_its_best_epoch(at_step, tmp_pa
 
 
 def test_stopping_before_the_first_epoch_has_ended_leaves_no_result(at_step, tmp_path):
-    at_step(3, lambda model: os.kill(os.getpid(), signal.SIGINT))
+    at_step(3, lambda model: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         train_tiny(tmp_path)
     assert not list(tmp_path.iterdir())
