@@ -57,6 +57,39 @@ PATCHES = {
         ("callbacks=[shuffle, *steering, state])",
          "callbacks=[shuffle, keras.callbacks.SwapEMAWeights(swap_on_epoch=True), *steering, state])")],
     "wide": [("stretch, right, down = self.draw(x, -0.15, 0.15)", "stretch, right, down = self.draw(x, -0.45, 0.45)")],
+    # A curve of five straight pieces, each with a slope of its own, in place of gamma.
+    "curves": [("        x = keras.ops.power(keras.ops.clip(x, 1e-4, 1), keras.ops.exp(self.draw(x, -0.7, 0.7)))",
+                "        rise = keras.ops.softmax(keras.ops.concatenate([self.draw(x, -2, 2) for _ in range(5)], axis=-1))\n"
+                "        x = keras.ops.sum(rise * keras.ops.clip(5 * x - np.arange(5, dtype='float32'), 0, 1), axis=-1, keepdims=True)")],
+    # Each side of the film is covered, up to a sixth of it, with one grey level, in half of the pictures.
+    "frame": [("RandomTexture(texture)]", "RandomTexture(texture), RandomFrame()]"),
+              ("class RandomTexture(RandomChange):", """class RandomFrame(RandomChange):
+    def change(self, x):
+        height, width = x.shape[1:3]
+        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+        top, bottom, left, end = (keras.ops.maximum(self.draw(x, -1 / 6, 1 / 6), 0) for _ in range(4))
+        kept = keras.ops.cast((down >= top) & (down < 1 - bottom) & (right >= left) & (right < 1 - end), x.dtype)
+        return kept * x + (1 - kept) * self.draw(x, 0, 1)
+
+
+class RandomTexture(RandomChange):""")],
+    # Two bright marks, as large as a letter, somewhere in the outer third, in half of the pictures.
+    "marks": [("RandomTexture(texture)]", "RandomMarks(), RandomTexture(texture)]"),
+              ("class RandomTexture(RandomChange):", """class RandomMarks(RandomChange):
+    def change(self, x):
+        height, width = x.shape[1:3]
+        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+        for _ in range(2):
+            row, column, side = self.draw(x, 0, 1), self.draw(x, -0.33, 0.33), self.draw(x, 0.02, 0.05)
+            column = keras.ops.where(column < 0, 1 + column, column)
+            there = keras.ops.cast((abs(down - row) < 1.4 * side) & (abs(right - column) < side), x.dtype)
+            there *= keras.ops.cast(self.draw(x, -1, 1) > 0, x.dtype)
+            hollow = keras.ops.cast((abs(down - row) < 0.7 * side) & (abs(right - column) < 0.5 * side), x.dtype)
+            x = keras.ops.maximum(x, there * (1 - hollow) * self.draw(x, 0.7, 1))
+        return x
+
+
+class RandomTexture(RandomChange):""")],
     "plain": [("    model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)", "    model = build_baseline(settings.IMAGE_SIZE)"),
               ('    x = layers.Flatten(name="flatten")(x)\n',
                '    x = layers.Flatten(name="flatten")(layers.Activation("linear", name="features")(x))\n'),
