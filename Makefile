@@ -6,7 +6,7 @@ $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name)))$(eval expo
 override VENV := .venv
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install run test notebook test-long test-colab test-browser coverage find-colab find-browser benchmark banner badge lint lock clean
+.PHONY: help install run test notebook docs test-long test-colab test-browser coverage find-colab find-browser benchmark banner badge lint lock clean
 
 help:
 	@echo "make run    install, get the data, run the notebook; results in outputs/"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-colab    the tests on Python 3.13 with the versions that Colab ships"
 	@echo "make test-browser  use the notebook in JupyterLab with Chromium; screenshots in outputs/browser/"
 	@echo "make benchmark  time the reading of images; FOLDER=path/to/pictures"
+	@echo "make docs    run the notebook on phantoms, and write the copy to read, docs/tutorial.ipynb (some minutes)"
 	@echo "make banner  draw the picture of the README from a run on phantoms"
 	@echo "make badge  write this repository's address into the Colab badges; REPO=owner/name"
 	@echo "make lint   check style and types"
@@ -43,6 +44,10 @@ test: install
 
 notebook: install
 	@$(VENV)/bin/python tools/build.py
+
+docs: notebook
+	@test -d data/phantoms/chest_xray || $(VENV)/bin/python -m cxr.phantoms
+	@$(VENV)/bin/python tools/docs.py
 
 coverage: install
 	@$(VENV)/bin/python -m pytest --cov --cov-report=term-missing

@@ -17,7 +17,7 @@ CARD = """\
 
 {{ "{:,} parameters".format(model.count_params()) }} in {{ model.layers|length }} layers, trained from random weights on {{ report.device }}
 with Keras {{ report.versions.keras }} ({{ report.versions.backend }}). In: float32 {{ "(n, {1}, {2}, {3})".format(*model.input_shape) }},
-grey levels from 0 to 255, the whole picture shrunk to a square. Out: the probability of class 1, PNEUMONIA (0 is NORMAL);
+grey levels from 0 to 255, {{ geometry }}. Out: the probability of class 1, PNEUMONIA (0 is NORMAL);
 temperature {{ "%.3f"|format(report.temperature) }} and shift {{ "%.3f"|format(report.shift) }} are already in the weights.
 {{ minutes }} minutes for the notebook up to here, with
 {% for name, value in report.settings.items() if not name.endswith("_DIR") %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}.
@@ -73,13 +73,15 @@ def write_card(report: dict, model: keras.Model) -> str:
     """Return the model card of a run, in Markdown, after Mitchell et al., 2019 (arXiv:1810.03993); all numbers are those of `report`."""
     source = {"phantom": "PHANTOM radiographs, drawn by the notebook: they show no patient.",
               "chest-xray-pneumonia": "The chest X-ray set of Kermany, Zhang and Goldbaum: children of one to five years, one hospital in "
-              "Guangzhou, labels by doctors, " + ("in the official split." if report["official_split"] else
+              f"Guangzhou, labels by doctors, {report['release']}, " + ("in the official split." if report["official_split"] else
                                                   "**not** in the official split: scores cannot be compared with published ones.")}
     aucs = {name: one["auc"] for name, one in report["shifts"].items() if one["auc"] is not None and np.isfinite(one["auc"])}
     worst = min(aucs, key=aucs.__getitem__, default="")
     shifted = "none can be measured" if not worst else (
         f"{worst!r} was the worst, with an AUC of {aucs[worst]:.3f} instead of {aucs['unchanged']:.3f}")
+    geometry = {"squash": "the whole picture shrunk to a square", "fit": "the whole picture shrunk at its own aspect, between black bars",
+                "crop": "the middle square of the picture, shrunk"}[report["settings"].get("GEOMETRY", "squash")]
     return jinja2.Template(CARD, trim_blocks=True, keep_trailing_newline=True).render(
-        report=report, model=model, describe=describe_interval, error=report["calibration_error"], shifted=shifted,
+        report=report, model=model, describe=describe_interval, error=report["calibration_error"], shifted=shifted, geometry=geometry,
         source=source.get(report["data"], "Pictures that whoever ran the notebook provided."),
         minutes=f"{sum(report['seconds'].values()) / 60:.1f}")

@@ -8,8 +8,9 @@ import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from PIL import UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxr.download import DownloadError, download_data
 from cxr.phantoms import Phantom, write_phantoms
@@ -145,6 +146,26 @@ def measure_jpeg(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def decode_odd(stored: Image.Image) -> np.ndarray:
+    """Decode any picture that Pillow has opened (PNG, palette, RGBA, CMYK, 10 to 16 bits, rotated …); return uint8 (height, width)."""
+    deep = any(";16" in str(tile) for tile in getattr(stored, "tile", ()))
+    stored.load()  # raises OSError if the data end too early
+    picture = ImageOps.exif_transpose(stored)
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture, dtype=np.float64)
+        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"pixel values of mode {picture.mode} out of the range 0 to 65,535")
+        white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if values.max() < 2**bits)  # 12 bits are often stored in 16
+        inverted = getattr(stored, "tag_v2", {}).get(262) == 0  # TIFF's "minimum is white", which Pillow minds up to 8 bits only
+        return np.round((white - values if inverted else values) * (255 / white)).astype(np.uint8)
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
+    grey = np.asarray(picture.convert("L"))
+    if deep and grey.max() < 64:  # of each 16 bits Pillow keeps the upper 8
+        raise ValueError("a colour picture of 16 bits that uses only the darkest quarter of them: save it as grey levels")
+    return grey
+
+
 @contextlib.contextmanager
 def hear_decoder():
     """Give, while it lasts, the number of a file that holds what goes to stderr: there only libjpeg says that data are damaged."""
@@ -174,16 +195,21 @@ def identify_data(folder: str | Path, files: pd.DataFrame) -> str:
     return "chest-xray-pneumonia" if files.known.mean() > 0.95 else "other"
 
 
-def describe_data(data_dir: Path, files: pd.DataFrame, kind: str, official: bool) -> str:
-    """Return in words which data these are, and whether scores on them can be compared with published ones."""
+def describe_data(data_dir: Path, files: pd.DataFrame, kind: str, release: str, official: bool) -> str:
+    """Return in words which data these are, and with which published scores those on them can be compared, if with any."""
     text = f"{data_dir} holds {len(files):,} files"
     if kind == "phantom":
         return f"{text}: PHANTOM radiographs, drawn by this project. No score below says anything about patients."
     if kind == "other":
         return f"{text} whose names are not those of the chest X-ray set: each file counts as a patient of its own."
+    text += f" of the chest X-ray set, {release}"
+    if release == ChestXray.mixed:
+        return f"{text}: a child may have two, and be on both sides of a split. Use one; scores below compare with no published ones."
     if official:
-        return f"{text} of the chest X-ray set, in the official split."
-    return (f"{text} of the chest X-ray set, but not in the official numbers (5,856, of which 624 for test): "
+        return (f"{text}, in the official split. Scores on its test folder can be compared with those of {ChestXray.published[release]}: "
+                f"{sum(len(words.split()) for words in ChestXray.kaggle_only.values())} of the {ChestXray.counts['test/NORMAL']} healthy "
+                "test films differ between Kaggle's copy and version 3.")
+    return (f"{text}, but not in the official numbers (5,856, of which 624 for test): "
             "scores below cannot be compared with published ones. If a download was cut short, delete the folder and run again.")
 
 
@@ -206,6 +232,25 @@ def check_unreadable(files: pd.DataFrame, broken: list[pd.DataFrame]) -> pd.Data
     return unreadable
 
 
-def is_official(folder: str | Path, kind: str) -> bool:
-    """Say whether a folder holds the chest X-ray set in the official split, whole."""
-    return kind == "chest-xray-pneumonia" and is_whole(Path(folder))
+def is_official(folder: str | Path, release: str) -> bool:
+    """Say whether a folder holds one release of the chest X-ray set in the official split, whole."""
+    return release in ChestXray.published and is_whole(Path(folder))
+
+
+def identify_release(files: pd.DataFrame, kind: str) -> str:
+    """Return in words which release the names of the files are of (see `list_images`, `identify_data`), or "none" for other data."""
+    if kind != "chest-xray-pneumonia":
+        return "none"
+    third = files.patient[files.known].str.startswith("patient")  # a number that only the names of version 3 tell
+    return ChestXray.mendeley if third.all() else ChestXray.mixed if third.any() else ChestXray.kaggle
+
+
+def mark_kaggle_only(files: pd.DataFrame) -> np.ndarray:
+    """Return which of the files are healthy test films that Kaggle's copy has and version 3 has not: bool (n,).
+
+    Found by matching Kaggle's 624 test films with the 28-pixel test set of MedMNIST, presumably made from version 3: 557 have a
+    twin there, 67 have none. Where most of the 67 are missing it is another test folder, with some of the names by chance.
+    """
+    names = [(series, *word.partition("-")) for series, words in ChestXray.kaggle_only.items() for word in words.split()]
+    own = files.path.isin({f"test/NORMAL/{series}IM-{number:0>4}-0001{dash}{part}.jpeg" for series, number, dash, part in names})
+    return (own & (2 * own.sum() > len(names))).to_numpy()

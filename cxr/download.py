@@ -237,9 +237,9 @@ def main():
     """Get the data from the command line."""
     import argparse
     parser = argparse.ArgumentParser("download_data.sh", allow_abbrev=False, description=(
-        "Download the data set paultimothymooney/chest-xray-pneumonia into DIR: the kaggle command, Kaggle's public address and the "
-        "original at Mendeley (without a val folder) are tried in turn, none needs an account. One that was cut off goes on. It takes "
-        "about 4 GB of disk."), epilog="Exit code: 0 only if DIR holds the whole, checked data set.")
+        "Download the data set paultimothymooney/chest-xray-pneumonia into DIR: the kaggle command, Kaggle's public address and Mendeley's "
+        "(version 3: no val folder, other file names, other healthy films in test) are tried in turn, none needs an account. One that was "
+        "cut off goes on. It takes about 4 GB of disk."), epilog="Exit code: 0 only if DIR holds the whole, checked data set.")
     parser.add_argument("DIR", nargs="?", type=Path, default=Path("data/chest_xray"), help="default: %(default)s")
     parser.add_argument("--keep-archive", action="store_true", help="keep the zip beside DIR (2.5 GB), where the next download finds it")
     options = parser.parse_args()

@@ -4,10 +4,12 @@ import cv2
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from cxr.measure import mean_by_patient, predict_probabilities, to_logits
+from cxr.figures import tabulate_scores
+from cxr.measure import mean_by_patient, predict_probabilities, score, to_logits
 
 
 def find_gradient(function, values):
@@ -88,3 +90,24 @@ def plot_grad_cam(x: np.ndarray, heat: np.ndarray, captions, colours, columns: i
         axis.imshow(warmth, cmap="inferno", vmin=0, vmax=1.3, alpha=0.55 * warmth)
         axis.set_title(caption, fontsize=9, color=colour)
     return figure
+
+
+def tabulate_findings(labels: np.ndarray, probabilities: np.ndarray, files: pd.DataFrame, threshold: float, resamples: int, seed: int):
+    """Return a table: sensitivity, and AUC against the normal images, for each kind of pneumonia that the file names tell."""
+    rows = {}
+    for finding in [name for name in ("bacterial", "viral") if (files.finding == name).any()]:
+        chosen = ((files.finding == finding) | (labels == 0)).to_numpy()
+        scores = score(labels[chosen], probabilities[chosen], files.patient[chosen], threshold, resamples, seed)
+        rows[finding] = {"images": int((files.finding == finding).sum()),
+                         **tabulate_scores(one={key: scores[key] for key in ("sensitivity", "auc")}).one}
+    return pd.DataFrame(rows).T.rename(columns={"auc": "AUC against normal"})
+
+
+def pick_examples(labels: np.ndarray, probabilities: np.ndarray, threshold: float, seed: int, most: int = 4) -> tuple:
+    """Return (rows, captions, how many there are of each): up to `most` hits, misses, healthy ones that passed, and false alarms."""
+    answers = probabilities >= threshold
+    kinds = {"hit": (labels == 1) & answers, "miss": (labels == 1) & ~answers,
+             "healthy, passed": (labels == 0) & ~answers, "false alarm": (labels == 0) & answers}
+    drawn = {kind: np.random.default_rng(seed).permutation(np.flatnonzero(chosen))[:most] for kind, chosen in kinds.items()}
+    captions = [f"{kind}: {probabilities[row]:.3f}" for kind, chosen in drawn.items() for row in chosen]
+    return np.concatenate(list(drawn.values())), captions, ", ".join(f"{chosen.sum()} × {kind}" for kind, chosen in kinds.items())

@@ -15,31 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from cxr.dataset import explain, hear_decoder, measure_jpeg, read_file
+from cxr.dataset import decode_odd, explain, hear_decoder, measure_jpeg, read_file
 from cxr.storage import StorageError, hold_lock, prepare_folder, refuse_storage, require_room
-
-
-def decode_odd(stored: Image.Image) -> np.ndarray:
-    """Decode any picture that Pillow has opened (PNG, palette, RGBA, CMYK, 10 to 16 bits, rotated …); return uint8 (height, width)."""
-    deep = any(";16" in str(tile) for tile in getattr(stored, "tile", ()))
-    stored.load()  # raises OSError if the data end too early
-    picture = ImageOps.exif_transpose(stored)
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float64)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"pixel values of mode {picture.mode} out of the range 0 to 65,535")
-        white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if values.max() < 2**bits)  # 12 bits are often stored in 16
-        inverted = getattr(stored, "tag_v2", {}).get(262) == 0  # TIFF's "minimum is white", which Pillow minds up to 8 bits only
-        return np.round((white - values if inverted else values) * (255 / white)).astype(np.uint8)
-    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
-    grey = np.asarray(picture.convert("L"))
-    if deep and grey.max() < 64:  # of each 16 bits Pillow keeps the upper 8
-        raise ValueError("a colour picture of 16 bits that uses only the darkest quarter of them: save it as grey levels")
-    return grey
 
 
 def decode(data: bytes, size: int) -> tuple[np.ndarray, int, tuple[int, int]]:
@@ -63,20 +43,39 @@ def decode(data: bytes, size: int) -> tuple[np.ndarray, int, tuple[int, int]]:
     return decoded, by, extent if decoded.shape == (rows, columns) else extent[::-1]  # turned upright, as its EXIF data say
 
 
-def shrink(grey: np.ndarray, by: int, extent: tuple[int, int], size: int) -> np.ndarray:
-    """Return a picture, uint8 (rows, columns), as a square of (size, size), each pixel the mean of those that it stands for.
+def shrink(grey: np.ndarray, by: int, extent: tuple[int, int], wide: int, high: int) -> np.ndarray:
+    """Return a picture, uint8 (rows, columns), as uint8 (high, wide), each pixel the mean of those that it stands for.
 
     The decoder has reduced it `by` 1, 2, 4 or 8 from its `extent` (width, height), and rounded up to whole pixels.
     """
     (width, height), (rows, columns) = extent, grey.shape
-    across, down = width / by / size, height / by / size  # pixels of `grey` for one of the result
+    across, down = width / by / wide, height / by / high  # pixels of `grey` for one of the result
     if by > 1 and max(across, down) <= 2.5:  # factors, not a size, so that what was rounded up lies beyond the edge
-        return cv2.resize(grey, None, fx=1 / across, fy=1 / down, interpolation=cv2.INTER_LINEAR)[:size, :size]
+        return cv2.resize(grey, None, fx=1 / across, fy=1 / down, interpolation=cv2.INTER_LINEAR)[:high, :wide]
     grey = grey[:min(rows, round(height / by)), :min(columns, round(width / by))]
-    return cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA if min(across, down) >= 1 else cv2.INTER_LINEAR)
+    return cv2.resize(grey, (wide, high), interpolation=cv2.INTER_AREA if min(across, down) >= 1 else cv2.INTER_LINEAR)
 
 
-def read_image(path: str | Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+def make_square(grey: np.ndarray, by: int, extent: tuple[int, int], size: int, geometry: str) -> np.ndarray:
+    """Return a picture (see `shrink`) as uint8 (size, size): whole and stretched ("squash"), between two black bars ("fit"), or its middle.
+
+    The middle ("crop") is a square as wide as the shorter edge. Raises ValueError for another geometry.
+    """
+    if geometry == "squash":
+        return shrink(grey, by, extent, size, size)
+    if geometry == "fit":
+        wide, high = (max(1, round(size * length / max(extent))) for length in extent)
+        return np.pad(shrink(grey, by, extent, wide, high), [(bars // 2, bars - bars // 2) for bars in (size - high, size - wide)])
+    if geometry != "crop":
+        raise ValueError(f"there is no geometry {geometry!r}: choose squash, fit or crop")
+    side, flags = min(extent), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    step, edge = (side / by / size, size) if by > 1 and side <= 2.5 * by * size else (1, -(-side // by))  # 1: cut out now, shrunk below
+    left, top = ((length - side) // 2 / by + step / 2 - 0.5 for length in extent)  # the first pixel's middle, which may lie between two
+    middle = cv2.warpAffine(grey, np.array([[step, 0, left], [0, step, top]]), (edge, edge), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return shrink(middle, by, (side, side), size, size) if step == 1 else middle
+
+
+def read_image(path: str | Path, size: int, geometry: str = "squash") -> tuple[np.ndarray, tuple[int, int]]:
     """Read one picture; return (uint8 (size, size), (width, height) of the original).
 
     Raises OSError or ValueError, with the reason, for a file that is empty, truncated or no picture.
@@ -84,19 +83,19 @@ def read_image(path: str | Path, size: int) -> tuple[np.ndarray, tuple[int, int]
     grey, by, extent = decode(read_file(path), size)
     if min(extent) < 16:
         raise ValueError(f"{extent[0]} × {extent[1]} pixels are no film")
-    return shrink(grey, by, extent, size), extent
+    return make_square(grey, by, extent, size, geometry), extent
 
 
-def read_alone(path: str | Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_alone(path: str | Path, size: int, geometry: str = "squash") -> tuple[np.ndarray, tuple[int, int]]:
     """As `read_image`; raise ValueError for a JPEG, too, that libjpeg decodes but calls damaged. For one picture at a time."""
     with hear_decoder() as heard:
-        result, said = read_image(path, size), os.pread(heard, 10_000, 0)
+        result, said = read_image(path, size, geometry), os.pread(heard, 10_000, 0)
     if damage := re.search(rb"Corrupt JPEG data: (?!\d extraneous bytes before marker 0xd9).*", said):  # those few are harmless
         raise ValueError(damage[0].decode())
     return result
 
 
-def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description: str) -> list[tuple[int, int, str]]:
+def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description: str, geometry: str) -> list[tuple[int, int, str]]:
     """Read pictures into `x`, uint8 (n, size, size, 1); return [(width, height, problem or "")], n of them."""
     count = max(4, len(paths) // 500)  # at a time: a pool with many tasks to hand out may not notice Ctrl-C
 
@@ -104,7 +103,7 @@ def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description
         for number in numbers:
             path, before = os.path.join(folder, paths[number]), os.fstat(heard).st_size
             try:
-                x[number, :, :, 0], (width, height) = read(path, x.shape[1])
+                x[number, :, :, 0], (width, height) = read(path, x.shape[1], geometry)
                 rows[number] = width, height, ""
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
                 rows[number] = 0, 0, explain(error, path)
@@ -137,8 +136,8 @@ def find_film(folder: str | Path, paths: list[str]) -> np.ndarray:
     raise ValueError(f"None of the {len(paths):,} files in {folder} can be read, the first: {problems[0]}. Run section 1 again.")
 
 
-def stamp_files(folder: str | Path, paths: list[str], size: int) -> str:
-    """Return a text that changes when a file is added, removed, renamed, touched or replaced, and with the loader or its size."""
+def stamp_files(folder: str | Path, paths: list[str], size: int, geometry: str) -> str:
+    """Return a text that changes when a file is added, removed, renamed, touched or replaced, and with the loader, size or geometry."""
     def look(path):
         try:
             seen = os.stat(os.path.join(folder, path))
@@ -146,8 +145,8 @@ def stamp_files(folder: str | Path, paths: list[str], size: int) -> str:
             return path, error.errno
         return path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino
 
-    code = [inspect.getsource(one) for one in (read_image, read_alone, read_file, measure_jpeg, decode, decode_odd, shrink, read_images)]
-    about = [size, cv2.__version__, Image.__version__, code, [look(path) for path in paths]]
+    loader = read_image, read_alone, read_file, measure_jpeg, decode, decode_odd, make_square, shrink, read_images
+    about = [size, geometry, cv2.__version__, Image.__version__, [inspect.getsource(one) for one in loader], [look(path) for path in paths]]
     return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
 
 
@@ -177,7 +176,7 @@ def keep_good(x: np.ndarray, rows: list) -> int:
     return len(good)
 
 
-def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], size: int, description: str):
+def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], size: int, description: str, geometry: str):
     """Read the pictures into a new cache, which appears when it is whole; return (x, rows)."""
     unfinished = place.with_name(f"{place.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -188,7 +187,7 @@ def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], si
         with images.open("wb") as file:  # takes its room at once: a mapped file that meets a full disk ends the process
             getattr(os, "posix_fallocate", lambda number, _, end: os.truncate(number, end))(file.fileno(), 0, needed)
         x = np.memmap(images, np.uint8, "r+", shape=(len(paths), size, size, 1))
-        rows = read_images(folder, paths, x, description)
+        rows = read_images(folder, paths, x, description, geometry)
         count = keep_good(x, rows)
         total = zlib.crc32(x[:count].data)
         del x
@@ -207,34 +206,35 @@ def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], si
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def load_through_cache(folder: str | Path, paths: list[str], size: int, description: str, cache_dir: Path):
+def load_through_cache(folder: str | Path, paths: list[str], size: int, description: str, cache_dir: Path, geometry: str):
     """Return (x, rows) from the cache in `cache_dir`, which is made first where it is missing; raise StorageError if it cannot be."""
     prepare_folder(cache_dir, "CACHE_DIR")
     name = hashlib.blake2b(f"{Path(folder).resolve()} {description}".encode(), digest_size=4).hexdigest()
-    place = cache_dir / f"{re.sub(r'[^a-z]+', '-', description.lower())}-{size}-{name}"
+    place = cache_dir / f"{re.sub(r'[^a-z]+', '-', description.lower())}-{size}-{geometry}-{name}"
     with hold_lock(cache_dir, f"loading images into {cache_dir}"):
-        stamp = stamp_files(folder, paths, size)
+        stamp = stamp_files(folder, paths, size, geometry)
         if found := open_cache(place, stamp, size):
             print(f"{description}: {len(found[0]):,} images from the cache")
             return found
-        return fill_cache(place, stamp, folder, paths, size, description)
+        return fill_cache(place, stamp, folder, paths, size, description, geometry)
 
 
-def load_into_memory(folder: str | Path, paths: list[str], size: int, description: str):
+def load_into_memory(folder: str | Path, paths: list[str], size: int, description: str, geometry: str):
     """Return (x, rows), without a cache; raise MemoryError, with advice, if the images, one byte a pixel, cannot fit."""
     needed, there = len(paths) * size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > 0.7 * there:
         raise MemoryError(f"{len(paths):,} images of {size} × {size} pixels take {needed / 1e9:.1f} GB, and this machine has "
                           f"{there / 1e9:.1f} GB: set CACHE_DIR to a folder with that much room, or choose a smaller IMAGE_SIZE.")
     x = np.zeros((len(paths), size, size, 1), np.uint8)
-    rows = read_images(folder, paths, x, description)
+    rows = read_images(folder, paths, x, description, geometry)
     x = x[:keep_good(x, rows)]
     x.flags.writeable = False
     return x, rows
 
 
-def load_split(folder: str | Path, files: pd.DataFrame, size: int, description: str, cache_dir: str | Path | None = None):
-    """Load the listed files; return (x, files, broken).
+def load_split(folder: str | Path, files: pd.DataFrame, size: int, description: str, cache_dir: str | Path | None = None,
+               geometry: str = "squash"):
+    """Load the listed files as squares made by `geometry` (see `make_square`); return (x, files, broken).
 
     `x` is uint8 (n, size, size, 1), read-only, and mapped from `cache_dir` if that is given. `files` has a row for each of its
     images, with width and height of the original; `broken` one for each file that could not be read, with the problem.
@@ -243,10 +243,10 @@ def load_split(folder: str | Path, files: pd.DataFrame, size: int, description: 
     paths, found = files.path.tolist(), None
     if cache_dir and paths:
         try:
-            found = load_through_cache(folder, paths, size, description, Path(cache_dir))
+            found = load_through_cache(folder, paths, size, description, Path(cache_dir), geometry)
         except StorageError as error:
             print(f"No cache: {error}. The images are kept in memory.")
-    x, rows = found or load_into_memory(folder, paths, size, description)
+    x, rows = found or load_into_memory(folder, paths, size, description, geometry)
     table = files.reset_index(drop=True).join(pd.DataFrame(rows, columns=["width", "height", "problem"]))
     good = table.problem == ""
     return x, table[good].drop(columns="problem").reset_index(drop=True), table.loc[~good, ["path", "problem"]]

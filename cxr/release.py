@@ -1,4 +1,4 @@
-"""The chest X-ray set as it is published: where it lies, and what it must hold."""
+"""The chest X-ray set as it is published: where it lies, what it must hold, and which release it is."""
 
 import os
 from pathlib import Path
@@ -22,6 +22,13 @@ class ChestXray:
                                         "test/NORMAL": 234, "test/PNEUMONIA": 390})
     mounts = ("/kaggle/input/chest-xray-pneumonia/chest_xray", f"/kaggle/input/datasets/{slug}/chest_xray",
               "/content/drive/MyDrive/chest_xray")
+    kaggle, mendeley, mixed = "Kaggle's copy (of version 2)", "Mendeley's version 3", "mixed, with names of two releases"
+    published = MappingProxyType({kaggle: "Kaggle notebooks", mendeley: "MedMNIST"})  # whose scores are on the same test folder
+    # See `mark_kaggle_only`: 22 for IM-0022-0001.jpeg, in the second series 173-0002 for NORMAL2-IM-0173-0001-0002.jpeg.
+    kaggle_only = MappingProxyType({"": "22 28 73 75 91 102 109", "NORMAL2-": (
+        "28 59 72 96 105 111 117 131 139 145 150 173-0001 173-0002 195 198 199 201 221 222 229 232 233 237 238 246-0001 246-0002 246 249 "
+        "251 252 256 267 275 277 282 283 285 289 290 300 302 303 304 315 316 319 322 325 327 330 332 336 338 347 353 359 362 366 369 "
+        "374-0002")})
 
 
 def list_names(folder: Path) -> list:

@@ -88,7 +88,7 @@ def hold_files(folder: Path):
         yield
 
 
-def load_run(folder: Path, image_size: int, holdout: str) -> tuple[keras.Model, dict]:
+def load_run(folder: Path, image_size: int, holdout: str, geometry: str = "squash") -> tuple[keras.Model, dict]:
     """Return (model, record) of a finished run of that `holdout`; raise ValueError that says what to run."""
     record, _ = read_record(folder)
     if record["holdout"] != holdout:
@@ -99,6 +99,9 @@ def load_run(folder: Path, image_size: int, holdout: str) -> tuple[keras.Model, 
     if model.input_shape[1] != image_size:
         raise ValueError(f"The run {folder.name!r} was trained at {model.input_shape[1]} pixels and the images are loaded at "
                          f"{image_size}: run section 6 again, or set IMAGE_SIZE back and run section 2.")
+    if (trained := record["settings"].get("GEOMETRY", "squash")) != geometry:
+        raise ValueError(f"The run {folder.name!r} was trained with GEOMETRY {trained!r} and the images are loaded with {geometry!r}: "
+                         "run section 6 again, or set GEOMETRY back and run section 2.")
     return model, record
 
 
@@ -110,7 +113,8 @@ def validate_run(folder: Path, holdout: "ImageBatches", holdout_files: pd.DataFr
     `changed`: {change: probabilities} of `answer_changed`. Together they choose the threshold: in unchanged images few answers are near it.
     """
     with hold_files(folder):
-        model, record = load_run(folder, holdout.arrays[0].shape[1], identify_holdout(holdout_files))
+        geometry = getattr(settings, "GEOMETRY", "squash")
+        model, record = load_run(folder, holdout.arrays[0].shape[1], identify_holdout(holdout_files), geometry)
     own = (trained.files if trained is not None and trained.folder == folder else {}) or record["files"]
     raw, labels = predict_probabilities(model, holdout), holdout.labels
     temperature, shift, crossed = choose_calibration(labels, raw, holdout_files.patient)

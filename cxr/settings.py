@@ -35,6 +35,7 @@ class Settings(BaseModel):
     CACHE_DIR: Folder
     RUN_NAME: Annotated[str, BeforeValidator(str), AfterValidator(check_run_name)]
     IMAGE_SIZE: int = Field(ge=32, le=1024)
+    GEOMETRY: Literal["squash", "fit", "crop"]
     EPOCHS: int = Field(ge=1, le=1000)
     BASELINE_EPOCHS: int = Field(ge=0, le=1000)
     BATCH_SIZE: int = Field(ge=1, le=4096)

@@ -7,15 +7,27 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from cxr.batches import ImageBatches, change_batches
+from cxr.figures import Look
 from cxr.measure import draw_patients, measure, predict_probabilities, to_logits
+from cxr.surroundings import find_marks
 
 
 def list_shifts(size: int) -> dict:
     """Return {name: function of one picture, float32 (size, size) of 0–255}: changes that no diagnosis should depend on."""
-    def place(turn=0, zoom=1, taller=1):
+    def place(turn=0, zoom=1, taller=1, wider=1):
         matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), turn, zoom)
-        matrix[1] = taller * matrix[1] + [0, 0, (1 - taller) * (size - 1) / 2]
+        for row, longer in enumerate((wider, taller)):
+            matrix[row] = longer * matrix[row] + [0, 0, (1 - longer) * (size - 1) / 2]
         return lambda picture: cv2.warpAffine(picture, matrix, (size, size), borderMode=cv2.BORDER_REFLECT)
+
+    def write_letter(picture):
+        at, height = (round(size / 20), round(size / 7)), size / 300  # where train has it on films of the sick, and hardly on others
+        return cv2.putText(picture.astype(np.uint8), "R", at, cv2.FONT_HERSHEY_SIMPLEX, height, 230, max(1, round(size / 64)), cv2.LINE_AA)
+
+    def paint_out(picture):
+        grey = picture.astype(np.uint8)
+        marks = cv2.dilate(cv2.resize(find_marks(grey[:, :, None]), (size, size), interpolation=cv2.INTER_NEAREST), np.ones((5, 5)))
+        return cv2.inpaint(grey, marks, 3, cv2.INPAINT_TELEA)
 
     noise = np.random.default_rng(0).normal(0, 15, (size, size))
     return {"unchanged": lambda picture: picture,
@@ -32,7 +44,11 @@ def list_shifts(size: int) -> dict:
             "cropped to 80 %": place(zoom=1.25),
             "shrunk to 85 %": place(zoom=0.85),
             "stretched by a quarter in height": place(taller=1.25),
-            "turned by 12 degrees": place(turn=12)}
+            "stretched by a quarter in width": place(wider=1.25),
+            "turned by 12 degrees": place(turn=12),
+            "a letter put on": write_letter,
+            "letters painted out": paint_out,
+            "frame replaced by grey": hide_border}
 
 
 def answer_changed(model: keras.Model, batches: "ImageBatches") -> dict[str, np.ndarray]:
@@ -75,3 +91,14 @@ def follow_shape(files: pd.DataFrame, probabilities: np.ndarray, resamples: int,
     covariances = [np.cov(ranks, aweights=weights) for weights in draw_patients(files.patient, resamples, seed)]
     values = [both[0, 1] / np.sqrt(both[0, 0] * both[1, 1]) for both in (np.cov(ranks), *covariances)]
     return float(values[0]), *np.nanquantile(values[1:], (0.025, 0.975)).tolist()
+
+
+def describe_shape_use(files: pd.DataFrame, probabilities: np.ndarray, settings) -> str:
+    """Return in words, class by class, how the answers follow width / height."""
+    texts = []
+    for label, name in enumerate(Look.names):
+        own = (files.label == label).to_numpy()
+        value, low, high = follow_shape(files[own], probabilities[own], settings.RESAMPLES, settings.SEED)
+        texts.append(f"Among {name}, the answer follows width / height with a rank correlation of {value:.2f} [{low:.2f}, {high:.2f}]."
+                     if np.isfinite(value) else f"{name}: all have one shape, so no answer can follow it.")
+    return "\n".join(texts)

@@ -19,7 +19,7 @@ class Tour:
     needs = MappingProxyType({0: (), 1: (0,), 2: (0, 1), 3: (0, 1, 2), 4: (0, 1, 2, 3), 5: (0, 1, 2), 6: (0, 1, 2, 3, 4, 5),
                               7: (0, 1, 2, 3, 4), 8: (0, 1, 2, 3, 4, 7), 9: (0,), 10: (0, 1, 2, 3, 4, 5, 7)})
     heeds = MappingProxyType({7: (6,)})
-    fixes = MappingProxyType({0: ("OUTPUT_DIR", "SAVE_TO_DRIVE"), 1: ("DATA_DIR",), 2: ("IMAGE_SIZE",),
+    fixes = MappingProxyType({0: ("OUTPUT_DIR", "SAVE_TO_DRIVE"), 1: ("DATA_DIR",), 2: ("IMAGE_SIZE", "GEOMETRY"),
                               4: ("VALIDATION_SHARE", "SPLIT_SEED"), 7: ("RUN_NAME",)})
 
     def __init__(self, device: str):

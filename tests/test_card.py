@@ -17,7 +17,7 @@ def make_report(**changes):
         return {name: {"value": start + place / 100, "low": start + place / 100 - 0.031, "high": start + place / 100 + 0.017}
                 for place, name in enumerate(SCORES)} | {"confusion_matrix": [[1, 2], [3, 4]]}
 
-    return {"run": "mine", "data": "chest-xray-pneumonia", "official_split": True, "device": "GPU (T4)",
+    return {"run": "mine", "data": "chest-xray-pneumonia", "official_split": True, "release": "Mendeley's version 3", "device": "GPU (T4)",
             "settings": {"EPOCHS": 77, "DROPOUT": 0.123, "DATA_DIR": "/home/somebody/secret", "OUTPUT_DIR": "/home/somebody/out"},
             "versions": {"keras": "3.99.1", "backend": "tensorflow"}, "seconds": {"6 Train": 600, "7 Evaluate": 30},
             "counts": {"train": {"NORMAL": 1341, "PNEUMONIA": 3875}, "val": {"NORMAL": 8, "PNEUMONIA": 9},
@@ -41,7 +41,8 @@ def test_the_card_holds_the_numbers_of_the_report(network):
                  "the way it was chosen", "EPOCHS 77, DROPOUT 0.123.", "Keras 3.99.1", "GPU (T4)", "10.5 minutes",
                  "| images | train | val | test | validation |", "| NORMAL | 1341 | 8 | 234 | 201 |",
                  "| PNEUMONIA | 3875 | 9 | 390 | 582 |", "3 files could not be read", "0.061", "0.022", "0.143",
-                 "'noisy' was the worst, with an AUC of 0.612 instead of 0.987", "in the official split", "CC BY 4.0",
+                 "'noisy' was the worst, with an AUC of 0.612 instead of 0.987", "CC BY 4.0",
+                 "by doctors, Mendeley's version 3, in the official split",
                  "arXiv:1810.03993", "| auc | 0.950 [0.919–0.967] | 0.750 [0.719–0.767] |"):
         assert text in card, text
     for name in SCORES:
@@ -65,6 +66,16 @@ def test_a_card_of_phantoms_says_so_before_anything_else(network):
     assert "PHANTOM" not in other and "Guangzhou" not in other
     part = write_card(make_report(official_split=False), network)
     assert "**not** in the official split" in part
+
+
+@pytest.mark.parametrize(("geometry", "words"), [("squash", "the whole picture shrunk to a square."), ("crop", "the middle square"),
+                                                 ("fit", "the whole picture shrunk at its own aspect, between black bars"),
+                                                 (None, "the whole picture shrunk to a square.")])
+def test_the_card_says_what_a_film_has_to_go_through(network, geometry, words):
+    """A record of before there was a choice says nothing."""
+    report = make_report()
+    report["settings"] |= {"GEOMETRY": geometry} if geometry else {}
+    assert f"grey levels from 0 to 255, {words}" in write_card(report, network)
 
 
 @pytest.mark.parametrize("nothing", [float("nan"), None])

@@ -241,18 +241,18 @@ def test_a_data_set_whose_classes_have_one_patient_is_refused_when_it_is_listed(
 
 
 def test_only_the_whole_set_is_official(tiny, monkeypatch):
-    assert not is_official(tiny, "chest-xray-pneumonia")
+    assert not is_official(tiny, ChestXray.kaggle)
     monkeypatch.setattr(ChestXray, "counts", count_images(tiny))
-    assert is_official(str(tiny), "chest-xray-pneumonia") and not is_official(tiny, "phantom") and not is_official(tiny, "other")
+    assert is_official(str(tiny), ChestXray.kaggle) and not is_official(tiny, "none") and not is_official(tiny, ChestXray.mixed)
     next((tiny / "test/NORMAL").iterdir()).unlink()
-    assert not is_official(tiny, "chest-xray-pneumonia")
+    assert not is_official(tiny, ChestXray.kaggle)
 
 
 @pytest.mark.parametrize(("kind", "official", "words"), [
     ("phantom", False, "PHANTOM radiographs"), ("other", False, "each file counts as a patient of its own"),
     ("chest-xray-pneumonia", True, "in the official split"), ("chest-xray-pneumonia", False, "cannot be compared with published ones")])
 def test_the_data_are_told_in_words(tmp_path, kind, official, words):
-    told = describe_data(tmp_path, pd.DataFrame({"path": ["a"] * 1234}), kind, official)
+    told = describe_data(tmp_path, pd.DataFrame({"path": ["a"] * 1234}), kind, ChestXray.kaggle, official)
     assert told.startswith(f"{tmp_path} holds 1,234 files") and words in told
     assert ("official split." in told) == official
 

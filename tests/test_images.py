@@ -116,6 +116,62 @@ def test_reduced_decoding_is_exact_in_place_and_close_in_value(tmp_path, size):
         assert abs(image - expected).mean() < 0.7, (width, height)
 
 
+# A film of four upright stripes, each a quarter of its width, as each geometry shows it: 40 × 20 pixels at a size of 10 pixels.
+STRIPES = [20, 80, 140, 200]
+SHOWN = {  # the columns of the stripes, and the rows that are film
+    "squash": ([20, 20, 50, 80, 80, 140, 140, 170, 200, 200], range(10)),  # a pixel is 4 columns wide, two stand on an edge
+    "fit": ([20, 20, 50, 80, 80, 140, 140, 170, 200, 200], range(2, 7)),  # 5 of 10 rows, the odd bar's rest below
+    "crop": ([80] * 5 + [140] * 5, range(10)),  # columns 10 to 29
+}
+
+
+@pytest.mark.parametrize("geometry", SHOWN)
+@pytest.mark.parametrize("name", ["stripes.png", "on its side.png"])
+def test_each_geometry_shows_of_a_film_what_it_says(tmp_path, name, geometry):
+    film, (columns, rows) = np.tile(np.repeat(STRIPES, 10), (20, 1)).astype(np.uint8), SHOWN[geometry]
+    expected = np.zeros((10, 10), int)
+    expected[rows] = columns
+    if "side" in name:
+        film, expected = film.T, expected.T
+    Image.fromarray(film).save(tmp_path / name)
+    image, extent = read_image(tmp_path / name, 10, geometry)
+    assert image.dtype == np.uint8 and np.array_equal(image, expected) and extent == film.shape[::-1]
+    x, table, _ = load_split(tmp_path, pd.DataFrame({"path": [name]}), 10, "Loading", None, geometry)
+    assert np.array_equal(x[0, :, :, 0], expected) and (table.width[0], table.height[0]) == extent
+
+
+def test_a_square_film_is_the_same_in_each_geometry_and_a_film_like_a_thread_is_still_there(tmp_path):
+    cloud(300, 300).save(tmp_path / "a.jpeg", quality=95)
+    first, *others = (read_image(tmp_path / "a.jpeg", 64, geometry)[0].astype(int) for geometry in SHOWN)
+    assert all(abs(first - other).max() <= 1 for other in others)
+    Image.new("L", (4000, 16), 100).save(tmp_path / "thread.png")
+    assert (read_image(tmp_path / "thread.png", 64, "fit")[0] > 0).sum() == 64
+    assert read_image(tmp_path / "thread.png", 64, "crop")[0].min() == 100
+
+
+def test_a_geometry_that_is_none_is_refused(tmp_path):
+    Image.new("L", (40, 20), 100).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="no geometry 'Fit': choose squash, fit or crop"):
+        read_image(tmp_path / "a.png", 10, "Fit")
+
+
+@pytest.mark.parametrize("geometry", ["fit", "crop"])
+@pytest.mark.parametrize("size", [64, 96, 150])
+def test_reduced_decoding_is_in_place_in_each_geometry(tmp_path, size, geometry):
+    """A smooth wave, whose value in the middle of each pixel is known, at sizes where decoders round up by most of a pixel."""
+    for width, height in ((1001, 777), (1289, 1153), (777, 1001), (8 * size + 1, 9 * size - 1), (2003, 700)):
+        picture = 128 + 60 * np.sin(np.arange(width) / 200)[None] * np.cos(np.arange(height) / 300)[:, None]
+        Image.fromarray(picture.round().astype(np.uint8)).save(tmp_path / "wave.jpeg", quality=98)
+        image, _ = read_image(tmp_path / "wave.jpeg", size, geometry)
+        side = (min if geometry == "crop" else max)(width, height)
+        across, down = ((np.arange(size) + 0.5) / size * side + (length - side) / 2 for length in (width, height))
+        expected = 128 + 60 * np.sin(across / 200)[None] * np.cos(down / 300)[:, None]
+        film = ((across > 0) & (across < width))[None] & ((down > 0) & (down < height))[:, None]
+        off = abs(image - expected)[film & (image > 0)].mean()  # no grey level of the wave is below 68
+        assert off < (0.7 if geometry == "crop" else 1.2), (width, height)  # between bars it begins at a whole pixel
+        assert (film != (image > 0)).mean() <= 2 / size, (width, height)  # a row beside a bar may be film or bar
+
+
 def test_transparent_pixels_are_black(tmp_path):
     halves("RGBA", (255, 255, 255, 0), (255, 255, 255, 255)).save(tmp_path / "a.png")
     image, _ = read_image(tmp_path / "a.png", 32)
@@ -136,13 +192,23 @@ def test_exif_rotation_is_applied(tmp_path, turn, length):
     assert abs(image.astype(int) - np.asarray(shown.resize((32, 32), Image.Resampling.BOX))).mean() < 2
 
 
-def test_reduced_decoding_stays_within_two_grey_levels_of_full_decoding(phantoms):
+@pytest.mark.parametrize("size", [64, 96])
+@pytest.mark.parametrize("geometry", ["squash", "fit", "crop"])
+def test_reduced_decoding_stays_within_two_grey_levels_of_full_decoding(phantoms, geometry, size):
     paths = sorted((phantoms / "chest_xray/train/PNEUMONIA").iterdir())[:25]
     for path in paths:
-        full = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (96, 96), interpolation=cv2.INTER_AREA)
-        image, size = read_image(path, 96)
+        film = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        (height, width), (wide, high) = film.shape, (size, size)
+        if geometry == "crop":
+            side = min(height, width)
+            film = film[(height - side) // 2:, (width - side) // 2:][:side, :side]
+        if geometry == "fit":
+            wide, high = round(size * width / max(film.shape)), round(size * height / max(film.shape))
+        full = np.zeros((size, size), int)
+        full[(size - high) // 2:, (size - wide) // 2:][:high, :wide] = cv2.resize(film, (wide, high), interpolation=cv2.INTER_AREA)
+        image, extent = read_image(path, size, geometry)
         assert abs(image.astype(int) - full).mean() < 2
-        assert size == Image.open(path).size
+        assert extent == Image.open(path).size
 
 
 BROKEN = {
@@ -383,11 +449,12 @@ def test_without_a_film_there_is_one_sentence(pictures, capfd, spoil, words):
     assert "\n" not in str(caught.value) and capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["read_alone", "read_file", "measure_jpeg"])
+@pytest.mark.parametrize("name", ["read_alone", "read_file", "measure_jpeg", "make_square"])
 def test_the_stamp_of_a_cache_knows_what_judges_the_files(pictures, monkeypatch, name):
-    before = stamp_files(pictures, ["train/NORMAL/picture1.jpeg"], 32)
+    before = stamp_files(pictures, ["train/NORMAL/picture1.jpeg"], 32, "squash")
+    assert stamp_files(pictures, ["train/NORMAL/picture1.jpeg"], 32, "fit") != before
     monkeypatch.setattr(images, name, describe_arrays)
-    assert stamp_files(pictures, ["train/NORMAL/picture1.jpeg"], 32) != before
+    assert stamp_files(pictures, ["train/NORMAL/picture1.jpeg"], 32, "squash") != before
 
 
 def test_the_header_of_any_jpeg_is_measured_as_pillow_does():
@@ -438,12 +505,12 @@ def load(pictures, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cv2, "imdecode", counted)
 
-    def run(size=32):
+    def run(size=32, geometry="squash"):
         files = list_images(pictures)
         decoded.clear()
-        x, table, broken = load_split(pictures, files, size, "Loading all", tmp_path / "cache")
+        x, table, broken = load_split(pictures, files, size, "Loading all", tmp_path / "cache", geometry)
         count = len(decoded)
-        true_x, true_table, true_broken = load_split(pictures, files, size, "Loading all")
+        true_x, true_table, true_broken = load_split(pictures, files, size, "Loading all", None, geometry)
         assert np.array_equal(x, true_x) and table.equals(true_table) and broken.path.equals(true_broken.path)
         return x, table, broken, count
 
@@ -495,6 +562,12 @@ def test_a_cache_is_never_stale(load, pictures, change):
 def test_another_size_has_a_cache_of_its_own(load):
     load(32)
     assert load(40)[3] == 24 and load(32)[3] == load(40)[3] == 0
+
+
+def test_another_geometry_has_a_cache_of_its_own(load):
+    taken = [load(32, geometry)[::3] for geometry in (*SHOWN, *SHOWN)]
+    assert [count for _, count in taken] == [24, 24, 24, 0, 0, 0]
+    assert (taken[1][0][:, 0] == 0).all() and taken[0][0].min() > 0  # a bar, on films that are wider than high
 
 
 @pytest.mark.parametrize("name", ["read_image", "decode", "shrink", "decode_odd", "read_images"])
@@ -655,7 +728,7 @@ def test_an_interrupted_load_stops_at_once(pictures, monkeypatch, tmp_path):
             begun.set()  # all is handed out: an interrupt before that can block Python's own pool for ever
             return super().update(n)
 
-    def interrupted(path, size):
+    def interrupted(path, size, geometry):
         time.sleep(0.001)  # as a picture takes
         read.append(path)
         if begun.is_set() and next(since_begin) in (100, 4000, 8000):  # again, as one that falls into a destructor is lost

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from cxr.batches import ImageBatches
 from cxr.measure import (
@@ -18,13 +19,16 @@ from cxr.measure import (
     compare_thresholds,
     describe_calibration,
     describe_errors,
+    describe_line,
     describe_rule,
+    describe_share,
     draw_patients,
     fit_calibration,
     mean_by_patient,
     measure,
     predict_probabilities,
     predictive_values,
+    rank,
     score,
     to_logits,
 )
@@ -246,3 +250,31 @@ def test_the_errors_are_told_with_the_floor_that_any_answer_reaches(low, verdict
     told = describe_errors(np.array([[200, 34], [12, 378]]), {"accuracy": {"value": 578 / 624, "low": low, "high": 0.95}}, "phantoms")
     assert "Missed 12 of 390 phantoms with pneumonia, 34 false alarms for 234 normal ones." in told
     assert "Accuracy 92.6%, 95 % interval" in told and f"{low:.1%} to 95.0%{verdict} always answering PNEUMONIA." in told
+
+
+def test_rank_is_what_scikit_learn_says_with_ties_and_with_patients_drawn_several_times_or_never():
+    generator = np.random.default_rng(0)
+    labels, answers = generator.integers(0, 2, 300), np.round(generator.random(300), 1)
+    for weights in (np.ones(300), generator.integers(0, 3, 300).astype(float)):
+        assert rank(labels, answers, weights) == pytest.approx((metrics.roc_auc_score(labels, answers, sample_weight=weights),
+                                                                metrics.average_precision_score(labels, answers, sample_weight=weights)))
+    assert np.isnan(rank(np.ones(3), answers[:3], np.ones(3))).all()
+
+
+def test_an_interval_does_not_collapse_where_there_is_no_mistake():
+    """Of 40 healthy patients none is wrong; that would happen in 2.5 % of cases at a true share of .025 ** (1 / 40) = .912."""
+    labels, patients = np.array([0] * 40 + [1] * 100), np.arange(140)
+    scores = score(labels, labels * 0.8 + 0.1, patients, 0.5, 100, 0)
+    for name in ("auc", "specificity", "accuracy"):
+        assert (scores[name]["value"], scores[name]["high"]) == (1, 1) and scores[name]["low"] == pytest.approx(0.9119, abs=1e-4)
+    never = score(labels, 0.9 - labels * 0.8, patients, 0.5, 100, 0)["specificity"]
+    assert (never["value"], never["low"]) == (0, 0) and never["high"] == pytest.approx(1 - 0.9119, abs=1e-4)
+
+
+def test_sentences_about_the_line_and_the_share_fit_what_came_out():
+    labels, answers = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.55, 0.9])
+    assert "above 0.5, where sensitivity on them is 100.0% in place of 50.0%, specificity 50.0% in place of 100.0%" in describe_line(
+        labels, answers, 0.7)
+    assert "below 0.5" in describe_line(labels, answers, 0.3) and "at 0.5" in describe_line(labels, answers, 0.5)
+    assert describe_share(0.74, 0.65, 0.62).endswith("has 62.0%: nearer than what was learnt from.")
+    assert "no nearer" in describe_share(0.74, 0.9, 0.62)

@@ -225,6 +225,7 @@ def test_a_section_run_again_never_mixes_its_result_with_older_ones(kernel, phan
 
     # a setting changed, and the section that it decides not run again
     for name, value, decides in (("OUTPUT_DIR", "'elsewhere'", 0), ("DATA_DIR", "DATA_DIR + '/.'", 1), ("IMAGE_SIZE", "40", 2),
+                                 ("GEOMETRY", "'crop'", 2),
                                  ("SPLIT_SEED", "1", 4), ("RUN_NAME", "'another'", 7)):
         kernel.line(f"old = {name}; {name} = {value}")
         for section in everything:
@@ -367,13 +368,15 @@ def test_the_text_restates_the_rules_of_the_code_as_they_are():
     from cxr.measure import choose_threshold
     from cxr.network import build_baseline
     from cxr.release import ChestXray
+    from cxr.rivals import find_conflicting
     book = nbformat.read(NOTEBOOK, 4)
     text = " ".join(" ".join(cell.source.split()) for cell in book.cells if cell.cell_type == "markdown")
     code = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
     kinds = [type(layer) for layer in build_baseline(32).layers]
     rules = {
         "ours makes *twice* the sensitivity plus the specificity": inspect.signature(choose_threshold).parameters["miss"].default == 2,
-        "a thousand times": build.read_settings()["RESAMPLES"] == 1000,
+        "The quarter of the healthy held-out films": inspect.signature(find_conflicting).parameters["share"].default == 0.25,
+        "A hundred children, drawn as dots": "groups = [(hits, " in code,
         "5,856 chest X-rays": sum(ChestXray.counts.values()) == 5856,
         "folder has 16 images": ChestXray.counts["val/NORMAL"] + ChestXray.counts["val/PNEUMONIA"] == 16,
         "four times, then two dense layers": (kinds.count(keras.layers.Conv2D), kinds.count(keras.layers.Dense)) == (4, 2),

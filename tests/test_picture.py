@@ -34,6 +34,19 @@ def test_a_picture_is_read_exactly_as_load_split_reads_it(tmp_path, name):
     assert about["width"] == (48 if name == "turned.jpeg" else 64) and not about["notes"]
 
 
+@pytest.mark.parametrize("geometry", ["fit", "crop"])
+def test_a_picture_follows_the_geometry_of_the_training_images(tmp_path, geometry):
+    """Two halves, 64 × 48: in the middle square each has 24 columns; between bars the film is 24 rows high, of 32."""
+    halves("L", 50, 200).save(tmp_path / "a.png")
+    write_dicom(tmp_path / "a.dcm", np.repeat(np.uint8([[50] * 32 + [200] * 32]), 48, 0))
+    expected = np.zeros((32, 32), int)
+    expected[slice(4, 28) if geometry == "fit" else slice(None)] = [50] * 16 + [200] * 16
+    x, about = read_picture(tmp_path / "a.png", 32, geometry)
+    assert np.array_equal(x[0, :, :, 0], expected) and (about["width"], about["height"]) == (64, 48)
+    film, about = read_picture(tmp_path / "a.dcm", 32, geometry)
+    assert (about["width"], about["height"]) == (64, 48) and np.array_equal(film[0, :, :, 0] > 0, expected > 100)
+
+
 def test_colour_is_what_is_seen_of_it(tmp_path):
     def colour(picture, name="a.png"):
         picture.save(tmp_path / name)

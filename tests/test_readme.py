@@ -1,6 +1,7 @@
-"""The README: what it quotes was printed by a benchmark, its commands and links work, and the French one says the same."""
+"""What is read first: figures are those that were printed or reported, commands and links work, and the French README says the same."""
 
 import re
+import statistics
 from collections import Counter
 from itertools import zip_longest
 
@@ -8,7 +9,7 @@ import pytest
 import run
 from conftest import ROOT
 
-NAMES = ("README.md", "README.fr.md")
+NAMES, RESULTS = ("README.md", "README.fr.md"), "docs/results.md"
 QUOTE = re.compile(r"<!-- from (benchmarks/[\w.-]+\.md) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -17,7 +18,7 @@ def read(name):
 
 
 def find_unfaithful(text, root):
-    """Return what is wrong with the quotes "from benchmarks/NAME.md … end" of a README, in words.
+    """Return what is wrong with the quotes "from benchmarks/NAME.md … end" of a text, in words.
 
     A quote consists of whole paragraphs (or tables) of its file. An empty one keeps a place for a file that does not exist yet.
     """
@@ -33,8 +34,9 @@ def find_unfaithful(text, root):
     return wrong
 
 
-def test_the_readme_quotes_the_benchmarks_word_by_word():
-    assert find_unfaithful(read("README.md"), ROOT) == []
+def test_the_results_quote_the_benchmarks_word_by_word():
+    assert len(QUOTE.findall(read(RESULTS))) > 5
+    assert [wrong for name in (*NAMES, RESULTS) for wrong in find_unfaithful(read(name), ROOT)] == []
 
 
 @pytest.mark.parametrize(("quote", "wrong"), [
@@ -53,26 +55,70 @@ def test_a_quote_that_nobody_printed_is_found(tmp_path, quote, wrong):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.md")), ids=lambda path: path.name)
-def test_the_readme_leads_to_every_benchmark(path):
-    readme = read("README.md")
-    assert f"](benchmarks/{path.name})" in readme or f"<!-- from benchmarks/{path.name} -->" in readme
+def test_the_results_lead_to_every_benchmark(path):
+    assert f"](../benchmarks/{path.name})" in read(RESULTS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def read_rows(text):
+    """Return {first cell: its other cells} of the rows of all tables."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("\n") if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_our_row_sums_up_the_seeds_which_fit_the_folder():
+    results, readme = read_rows(read(RESULTS)), read_rows(read("README.md"))
+    seeds = [[float(cell) for cell in results[seed]] for seed in ("0", "1", "2")]
+    for accuracy, sensitivity, specificity, _ in seeds:
+        found, passed = round(390 * sensitivity / 100), round(234 * specificity / 100)  # whole films
+        assert [round(100 * found / 390, 2), round(100 * passed / 234, 2)] == [sensitivity, specificity]
+        assert round(100 * (found + passed) / 624, 2) == pytest.approx(accuracy, abs=0.011)
+    (ours,) = [cells for name, cells in readme.items() if name.startswith("**this notebook**")]
+    for cell, scores, digits in zip(ours[2:], zip(*seeds), (1, 1, 1, 3)):
+        mean, low, high = (f"{one:.{digits}f}" for one in (statistics.mean(scores), min(scores), max(scores)))
+        assert cell == f"**{mean}** ({low}–{high})"
+    for films, begin in (("557", "its 3 networks"), ("67", "the same, on the 67")):
+        (told,) = [cells[2:] for name, cells in readme.items() if name.startswith(begin)]
+        (known,) = [cells for name, cells in results.items() if name.startswith(f"the {films} ")]
+        assert told == [known[0], "–", *known[1:]]
+
+
+def test_the_readme_takes_a_minute():
+    lines = read("README.md").split("\n")
+    assert len(lines) <= 130
+    first = "\n".join(lines[:12])
+    assert "](docs/tutorial.ipynb)" in first and "Open In Colab" in first
+    tables = [len(re.findall(r"^\|---", read(name), re.M)) for name in NAMES]
+    assert tables == [3, 3]  # results, features, what is where
+    told = " ".join(read("README.md").split())
+    assert "measured by the maintainers, once" in told and "have been looked at once" in told
+
+
+def find_anchors(text):
+    """Return the places that links can lead to, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", [*NAMES, "CONTRIBUTING.md", "docs/README.md", RESULTS])
 def test_every_link_within_the_repository_leads_somewhere(name):
-    shown = re.sub(r"<!--.*?-->", "", read(name), flags=re.DOTALL)
+    shown, here = re.sub(r"<!--.*?-->", "", read(name), flags=re.DOTALL), ROOT / name
     links = [link for link in re.findall(r"\]\(([^)]+)\)", shown) if not link.startswith("https://")]
     folders = r"(notebooks|cxr|tools|data|tests|benchmarks|docs|\.ci)/"
     paths = [word for word in re.findall(r"`([\w./-]+)`", shown) if re.match(folders, word)]
-    assert [path for path in links + paths if not (ROOT / path).exists()] == []
-    assert len(links) > 5 and len(paths) > 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    for link in links:
+        path, _, place = link.partition("#")
+        target = here.parent / path if path else here
+        assert target.exists(), link
+        assert not place or place in find_anchors(target.read_text(encoding="utf-8")), link
+    assert len(links) > 5 or name == "CONTRIBUTING.md"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_make_commands_exist_and_their_settings_too(name):
     targets = re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE)
     commands = re.findall(r"\bmake ([a-z-]+)((?: [A-Z_]+=\S+)*)$", "\n".join(find_code(read(name))), re.MULTILINE)
-    assert {"run", "test", "benchmark", "badge"} <= {target for target, _ in commands}
+    assert {"run", "test", "badge"} <= {target for target, _ in commands}
     for target, settings in commands:
         assert target in targets
         if target == "run":

@@ -92,6 +92,8 @@ def test_a_finished_run_is_a_network_a_history_and_a_record(tmp_path):
         load_run(tmp_path / "runs/first", 32, identify_holdout(FILES[1:]))
     with pytest.raises(ValueError, match="trained at 32 pixels and the images are loaded at 48"):
         load_run(tmp_path / "runs/first", 48, identify_holdout(FILES))
+    with pytest.raises(ValueError, match="'first' was trained with GEOMETRY 'squash' and the images are loaded with 'crop': run section 6"):
+        load_run(tmp_path / "runs/first", 32, identify_holdout(FILES), "crop")
     for name in ("second", "first/deeper"):
         with pytest.raises(FileNotFoundError, match=rf"no finished run in .*{name}: run section 6 first"):
             validate_run(tmp_path / "runs" / name, make_holdout(), FILES, SimpleNamespace(**SETTINGS))

@@ -1,0 +1,100 @@
+"""What a film shows besides lungs, and how much that tells of the diagnosis."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cxr.figures import Look
+from cxr.linear import make_thumbnails
+from cxr.measure import draw_patients, enclose, rank
+
+
+def find_marks(picture: np.ndarray) -> np.ndarray:
+    """Return uint8 (96, 96), 1 where a picture, uint8 (height, width, 1), has a small bright spot on even ground at a side: a letter."""
+    picture = cv2.resize(picture, (96, 96), interpolation=cv2.INTER_AREA)
+    raised = cv2.morphologyEx(picture, cv2.MORPH_TOPHAT, np.ones((11, 11), np.uint8))  # above what is wider than 11 pixels
+    _, spots, table, _ = cv2.connectedComponentsWithStats((raised > 20).astype(np.uint8))
+    marks = np.zeros_like(picture)
+    for number, (left, top, width, height, area) in enumerate(table):
+        small, large = sorted((width, height))
+        if 2 <= small and large <= min(10, 3 * small) and area >= 0.4 * width * height and (left + width < 20 or left > 76):
+            around = np.s_[max(0, top - 3): top + height + 3, max(0, left - 3): left + width + 3]
+            if picture[around][spots[around] == 0].std() < 12:  # a rib lies between dark and bright
+                marks[spots == number] = 1
+    return marks
+
+
+def describe_file(path: str | Path) -> tuple[float, float, bool]:
+    """Return (logarithm of the bytes, of the bytes a pixel, whether it has colours) of a picture file, from its header."""
+    with Image.open(path) as stored:
+        size = os.path.getsize(path)
+        return np.log(size), np.log(size / stored.width / stored.height), stored.mode not in ("L", "1", "I", "I;16")
+
+
+def gather_clues(pictures: list, files: pd.DataFrame, folder: str | Path) -> dict[str, np.ndarray]:
+    """Return {what: float32 (n, …)}: what n pictures, uint8 (height, width, 1), and their files say, without the lungs."""
+    small, fine, marks = make_thumbnails(pictures, 24), make_thumbnails(pictures, 48), np.stack([find_marks(one) for one in pictures])
+    edge, corner, ratio = np.ones((24, 24), bool), np.zeros(48, bool), np.log(files.width / files.height).to_numpy()
+    edge[3:-3, 3:-3], corner[:9], corner[-9:] = False, True, True
+    clues: dict = {"width / height": np.stack([ratio, ratio**2], axis=1),
+             "size and colour mode of the file": np.array([describe_file(Path(folder) / path) for path in files.path]),
+             "letters: small bright spots at the sides": make_thumbnails(255 * marks, 12),
+             "how many pixels have which grey level": [np.histogram(picture, 32, (0, 256))[0] / picture.size for picture in pictures],
+             "the four corners": fine[:, corner][:, :, corner], "the outer frame": small[:, edge]}
+    clues = {name: np.asarray(values, np.float32).reshape(len(files), -1) for name, values in clues.items()}
+    return clues | {"all of these": np.concatenate(list(clues.values()), axis=1)}
+
+
+def average_surroundings(x: np.ndarray, labels: np.ndarray) -> tuple[list, list]:
+    """Return (pictures, captions) for uint8 (n, size, size, 1): of each class the mean, its upper corners, and where letters stand."""
+    panels, side = [], x.shape[1] // 3
+    for label in (0, 1):
+        total, marks, own = np.zeros(x.shape[1:3]), np.zeros((96, 96)), np.flatnonzero(labels == label)
+        for row in own:
+            total += x[row, :, :, 0]
+            marks += find_marks(x[row])
+        mean, places = (total / len(own) / 255).astype(np.float32), cv2.blur(marks / len(own), (3, 3)).astype(np.float32)
+        panels += [mean, mean[:side, :side], mean[:side, -side:], np.minimum(1, 12 * places)]
+    return panels, [f"{name}: {what}" for name in Look.names for what in ("mean", "upper left", "upper right", "where letters stand")]
+
+
+def answer_crossed(values: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> np.ndarray:
+    """Return the answers (n,) of a linear classifier for values (n, k), each by one that learnt from other groups of patients."""
+    folds, answers = min(folds, *(len(np.unique(groups[labels == label])) for label in (0, 1))), np.zeros(len(labels))
+    for fit, rest in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(values, labels, groups):
+        ridge = make_pipeline(StandardScaler(), Ridge(alpha=300)).fit(values[fit], labels[fit])
+        answers[rest] = ridge.predict(values[rest])
+    return answers
+
+
+def describe_shapes(files: pd.DataFrame, pictures: str) -> str:
+    """Return in words how width / height differs by class; squashed copies have lost it."""
+    if files[["width", "height"]].nunique().max() == 1:
+        return f"All {pictures} are {files.width[0]} × {files.height[0]} pixels: their original shapes are lost"
+    means = (files.width / files.height).groupby(files.label).mean()
+    return f"Width / height averages {means[0]:.2f} for NORMAL and {means[1]:.2f} for PNEUMONIA in these {pictures}"
+
+
+def rank_clues(said: dict, labels: np.ndarray, patients, resamples: int, seed: int) -> dict[str, dict]:
+    """Return {what: {"value", "low", "high"}}: the AUC of each of {what: answers (n,)}, with a 95 % interval drawn by patient."""
+    draws = np.ones(len(labels)), *draw_patients(patients, resamples, seed)
+    return enclose(pd.DataFrame({name: [rank(labels, answers, weights)[0] for weights in draws] for name, answers in said.items()}))
+
+
+def describe_clues(scores: dict, pictures: str) -> str:
+    """Return in words what the clues tell together, and what the letters do."""
+    def say(name):
+        one = scores[name]
+        verdict = "knows" if one["low"] > 0.5 else "does not surely know"
+        return f"{verdict} the diagnosis: AUC {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+    return (f"On these {pictures}, a classifier that sees no place within the lungs {say('all of these')}.\n"
+            f"What is small and bright at the sides, such as the letter R, {say('letters: small bright spots at the sides')}.")
