@@ -4,6 +4,7 @@
 override GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
 override VENV := .venv
+override SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help install run test notebook docs test-long test-colab test-browser coverage find-colab find-browser benchmark banner badge lint lock clean
@@ -40,7 +41,7 @@ run: install
 	@$(VENV)/bin/python tools/run.py
 
 test: install
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE)
 
 notebook: install
 	@$(VENV)/bin/python tools/build.py

@@ -219,8 +219,7 @@ data_dir = find_data(home, settings.DATA_DIR)
 all_files = list_images(data_dir)
 data_kind = identify_data(data_dir, all_files)
 pictures, release = name_pictures(data_kind), identify_release(all_files, data_kind)
-official = is_official(data_dir, release)
-print(describe_data(data_dir, all_files, data_kind, release, official))
+print(describe_data(data_dir, all_files, data_kind, release, official := is_official(data_dir, release)))
 tour.finish(data_dir, all_files.to_csv())
 all_files.groupby(["split", "finding"], sort=False).size().unstack(fill_value=0)
 
@@ -358,7 +357,8 @@ tabulate_scores(AUC=clue_scores).rename_axis(f"{len(pool):,} {pictures}, without
 # **How to read it:** compare the two rows. What differs outside the lungs is a clue that has nothing to do with pneumonia: an AUC whose
 # interval lies above 0.5 says that a network *can* use it. Whether ours *does* cannot be seen on a validation set with the same clues.
 # Section 7 asks the films on which they mislead.
-#
+
+# %% [markdown]
 # ## 4. A validation set worth having
 #
 # *How many images does it take to steer a training, and which ones may they be?*
@@ -800,8 +800,7 @@ sets = {"validation": (y_holdout, p_holdout), "test": (y_test, p_test)}
 matrices = [metrics.confusion_matrix(labels, said >= threshold, labels=[0, 1]) for labels, said in sets.values()]
 print(title := describe_errors(matrices[1], test, pictures))
 finish_figure(plot_confusion(matrices, ["validation (by patient)", "test"]), title, "confusion_matrix", output_dir, data_kind)
-title = f"AUC {validation['auc']['value']:.3f} on validation and {test['auc']['value']:.3f} on test ({pictures})"
-finish_figure(plot_curves(sets, threshold), title, "roc_pr_curves", output_dir, data_kind)
+finish_figure(plot_curves(sets, threshold), f"All other thresholds; dots: ours ({pictures})", "roc_pr_curves", output_dir, data_kind)
 tabulate_scores(validation=validation, test=test).rename_axis(pictures)
 
 # %%
@@ -876,8 +875,7 @@ from cxr.explain import check_grad_cam, pick_examples, plot_grad_cam, tabulate_f
 
 # %%
 settings = tour.start("8 Look at the answers", globals())
-answers = p_test >= threshold
-wrong = sorted(np.flatnonzero(answers != y_test), key=lambda row: -abs(p_test[row] - threshold))
+wrong = sorted(np.flatnonzero((p_test >= threshold) != y_test), key=lambda row: -abs(p_test[row] - threshold))
 print(f"{len(wrong)} of {len(y_test)} {pictures} in test are answered wrongly.")
 if wrong:
     captions = [f"{Look.names[y_test[row]]}, answer {p_test[row]:.3f}" for row in wrong[:10]]
@@ -904,6 +902,7 @@ tabulate_findings(y_test, p_test, test_files, threshold, settings.RESAMPLES, set
 from cxr.explain import grad_cam  # show
 
 # %%
+answers = p_test >= threshold
 rows, captions, title = pick_examples(y_test, p_test, threshold, settings.SEED)
 figure = plot_grad_cam(x_test[rows], grad_cam(model, x_test[rows], answers[rows]), captions, Look.paint(y_test[rows]))
 finish_figure(figure, f"What speaks for the answer: {title} ({pictures})", "grad_cam", output_dir, data_kind)
@@ -1046,11 +1045,29 @@ print(f"This run on {pictures} took {sum(tour.seconds.values()) / 60:.1f} minute
 # %% [markdown]
 # ### Exercises
 #
-# Write your guess down first. The folded cell has a solution of each: set `EXERCISE` and run it.
+# Write your guess down first. The folded cell at the end has a solution of each: set `EXERCISE` and run it.
 #
 # 1. **Another kernel.** Use one that answers to edges from left to right. *Expect:* other outlines; ribs fade.
 # 2. **A rare disease.** At which share of sick children is every second alarm of ours false? *Expect:* a small one.
 # 3. **In the mirror.** Average the answers for each film and its mirror image. *Expect:* little gain.
+#
+# ### References and licence
+#
+# 1. Kermany, Zhang, Goldbaum: *Labeled … Chest X-Ray Images for Classification*, doi:10.17632/rscbjbr9sj.
+# 2. Kermany et al.: *Identifying Medical Diagnoses …*, Cell 172, 2018.
+# 3. He et al.: *Deep Residual Learning*, arXiv:1512.03385.
+# 4. Selvaraju et al.: *Grad-CAM*, arXiv:1610.02391.
+# 5. Araujo et al.: *Computing Receptive Fields*, Distill, 2019.
+# 6. Youden: *Index for rating diagnostic tests*, Cancer 3, 1950.
+# 7. Platt: *Probabilistic Outputs for Support Vector Machines*, 1999; Guo et al., arXiv:1706.04599.
+# 8. Saerens et al.: *Adjusting the Outputs of a Classifier …*, Neural Computation 14, 2002.
+# 9. Adebayo et al.: *Sanity Checks for Saliency Maps*, arXiv:1810.03292.
+# 10. Mitchell et al.: *Model Cards*, arXiv:1810.03993.
+# 11. Lee et al.: *Detecting Out-of-Distribution Samples*, arXiv:1807.03888.
+# 12. Nam et al.: *Learning from Failure*, arXiv:2007.02561; Zech et al., PLoS Medicine 15, 2018; DeGrave et al., Nature Machine
+#     Intelligence 3, 2021.
+#
+# Code: MIT licence. Radiographs: CC BY 4.0.
 
 # %% tags=["hide-input"]
 # @title Solutions
@@ -1071,22 +1088,3 @@ if EXERCISE == 3:
     for name, said in {"as it is": p_holdout, "mirrored": mirrored, "mean of both": both}.items():
         auc = score(y_holdout, said, holdout_files.patient, threshold, settings.RESAMPLES, settings.SEED)["auc"]
         print(f"{name}: AUC {auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]")
-
-# %% [markdown]
-# ### References and licence
-#
-# 1. Kermany, Zhang, Goldbaum: *Labeled … Chest X-Ray Images for Classification*, doi:10.17632/rscbjbr9sj.
-# 2. Kermany et al.: *Identifying Medical Diagnoses …*, Cell 172, 2018.
-# 3. He et al.: *Deep Residual Learning*, arXiv:1512.03385.
-# 4. Selvaraju et al.: *Grad-CAM*, arXiv:1610.02391.
-# 5. Araujo et al.: *Computing Receptive Fields*, Distill, 2019.
-# 6. Youden: *Index for rating diagnostic tests*, Cancer 3, 1950.
-# 7. Platt: *Probabilistic Outputs for Support Vector Machines*, 1999; Guo et al., arXiv:1706.04599.
-# 8. Saerens et al.: *Adjusting the Outputs of a Classifier …*, Neural Computation 14, 2002.
-# 9. Adebayo et al.: *Sanity Checks for Saliency Maps*, arXiv:1810.03292.
-# 10. Mitchell et al.: *Model Cards*, arXiv:1810.03993.
-# 11. Lee et al.: *Detecting Out-of-Distribution Samples*, arXiv:1807.03888.
-# 12. Nam et al.: *Learning from Failure*, arXiv:2007.02561; Zech et al., PLoS Medicine 15, 2018; DeGrave et al., Nature Machine
-#     Intelligence 3, 2021.
-#
-# Code: MIT licence. Radiographs: CC BY 4.0.

@@ -26,6 +26,7 @@ for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = "127.0.0.1"
 
 from cxr.phantoms import write_phantoms  # noqa: E402
+from cxr.storage import hold_lock  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -37,19 +38,25 @@ def same_environment():
     os.environ.update(before)
 
 
+def draw_once(factory, name, *numbers, seed):
+    """Draw phantoms, and their masks, into a folder of this name, unless the other process of `pytest -n 2` has; return it."""
+    base = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder = base / name
+    with hold_lock(base, f"drawing {name}"):
+        if not (folder / "chest_xray").exists():  # which appears when it is whole
+            write_phantoms(folder / "chest_xray", *numbers, seed=seed, masks=folder / "masks")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
     """A folder with a small phantom data set in chest_xray/, and its masks in masks/."""
-    folder = tmp_path_factory.mktemp("phantoms")
-    write_phantoms(folder / "chest_xray", 420, 16, 160, seed=1, masks=folder / "masks")
-    return folder
+    return draw_once(tmp_path_factory, "phantoms", 420, 16, 160, seed=1)
 
 
 @pytest.fixture(scope="session")
 def drawn_tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "chest_xray"
-    write_phantoms(folder, 24, 4, 8, seed=2)
-    return folder
+    return draw_once(tmp_path_factory, "tiny", 24, 4, 8, seed=2) / "chest_xray"
 
 
 @pytest.fixture

@@ -88,7 +88,11 @@ def test_the_package_is_not_there_and_not_needed(kernel):
 
 def test_metrics_json_keeps_its_contract(kernel):
     report = kernel.first
-    assert report["data"] == "phantom" and report["official_split"] is False
+    assert report["data"] == "phantom" and report["official_split"] is False and report["release"] == "none"
+    assert set(report["classifiers"]) == {"linear, only the frame", "linear, thumbnails", "baseline CNN", "residual CNN"}
+    ours = report["classifiers"]["residual CNN"]
+    assert (ours["AUC"], ours["test AUC"]) == (report["validation"]["auc"], report["test"]["auc"]) and "AUC, conflicting" in ours
+    assert len(report["clues"]) == 7
     assert report["settings"]["IMAGE_SIZE"] == 32 and report["versions"]["keras"] and report["device"]
     assert report["counts"]["test"] == {"NORMAL": 60, "PNEUMONIA": 100}
     assert len(report["seconds"]) == 10 and report["threshold"]["how"]
