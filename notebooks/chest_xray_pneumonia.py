@@ -183,8 +183,8 @@ describe_machine(settings, device_kind, device_name, precision, 5856)
 # into NORMAL and PNEUMONIA. Kaggle holds the most used copy, and no account is needed. A download that was cut off goes on where
 # it stopped. (A Kaggle key belongs into `~/.kaggle/kaggle.json`, never into a cell.)
 #
-# Two **releases** are in use: Kaggle's copy of version 2, and version 3 at Mendeley. Their files have other names, and many of the healthy
-# test films are of other children. So a score can only be compared with one from the same release.
+# Two **releases** are in use: Kaggle's copy of version 2, and version 3 at Mendeley. Their files have other names, and many of
+# the healthy test films are of other children. So a score can only be compared with one from the same release.
 #
 # When no source can be reached, **phantoms** stand in for patients: radiograph-like pictures that the notebook draws, so that
 # everything still runs. They carry the word PHANTOM in the picture, in the file and under each figure. What a network learns
@@ -331,7 +331,8 @@ print(f"{len(duplicates)} groups of identical {pictures} ({duplicates.images.sum
 # scores well until it meets films from elsewhere. **Guess first:** how well can a classifier do that never looks where the lungs are?
 #
 # Here is a linear classifier for each such clue, from train and val only. Each patient is answered for by one that learnt from
-# others (*cross-fitting*). The frame is the outer eighth of each side; the grey levels are counted, wherever they are. The **AUC** is the chance that, of a sick and a healthy child, the sick one gets the higher answer;
+# others (*cross-fitting*). The frame is the outer eighth of each side; the grey levels are counted, wherever they are. The
+# **AUC** is the chance that, of a sick and a healthy child, the sick one gets the higher answer;
 # 0.5 is a coin. In brackets: how far it may be off by the luck of the patients (section 7 explains how).
 
 # %%
@@ -392,9 +393,9 @@ pool_files.groupby(["part", "finding"], sort=False).agg(images=("path", "size"),
 #
 # ### Sixteen images, or hundreds?
 #
-# To try that out we need a classifier at once, so here is one that takes a second: it looks at thumbnails of 24 × 24 pixels, gives every
-# pixel one weight, and adds up. It answers for the held-out patients; then sets of different sizes are drawn from these answers.
-# **Guess first:** what accuracies might 16 images show?
+# To try that out we need a classifier at once, so here is one that takes a second: it looks at thumbnails of 24 × 24 pixels,
+# gives every pixel one weight, and adds up. It answers for the held-out patients; then sets of different sizes are drawn from
+# these answers. **Guess first:** what accuracies might 16 images show?
 
 # %%
 from cxr.linear import answer_linearly, make_thumbnails  # show
@@ -464,8 +465,9 @@ finish_figure(plot_panels([edges / 4 + 0.5, rectified, pooled], captions, 3), ti
 # One film is dark, the next one bright. **Batch normalisation** shifts and scales each channel to mean 0 and standard deviation 1
 # over the batch, which lets a network learn faster. In use it applies averages remembered from training.
 #
-# A **dense** layer joins every value to every unit with a weight of its own (random before training, as below). At the end of a network it weighs
-# the evidence into one number, the **logit**; the **sigmoid** function, 1 / (1 + exp(−logit)), turns that into a probability.
+# A **dense** layer joins every value to every unit with a weight of its own (random before training, as below). At the end of a
+# network it weighs the evidence into one number, the **logit**; the **sigmoid** function, 1 / (1 + exp(−logit)), turns that into
+# a probability.
 #
 # Convolution, ReLU and pooling, four times, then two dense layers: that is the plain **baseline**, the student project that this
 # notebook descends from. It shows what the refinements below have to beat.
@@ -714,8 +716,9 @@ said = {"before": raw, "after": choose_calibration(y_holdout, raw, holdout_files
 finish_figure(plot_reliability(y_holdout, said), title, "reliability", output_dir, data_kind)
 
 # %% [markdown]
-# **How to read it:** points on the grey line are calibrated; below it the network says more than is so. A temperature above 1 takes
-# certainty away, a shift above 0 makes every answer more of an alarm. The bars are 95 % intervals: in the middle there are few images, so the points jump.
+# **How to read it:** points on the grey line are calibrated; below it the network says more than is so. A temperature above 1
+# takes certainty away, a shift above 0 makes every answer more of an alarm. The bars are 95 % intervals: in the middle there are
+# few images, so the points jump.
 #
 # ### What another threshold would cost
 #
@@ -782,9 +785,9 @@ print(describe_falls(rivals))
 tabulate_scores(**rivals).T.rename_axis(f"held-out {pictures}, {conflicting.sum()} conflicting")
 
 # %% [markdown]
-# **How to read it:** down the first column, then down the fourth. Where the fourth tells them apart better than the first, validation hides
-# what the classifiers go by. A fall from agreeing to conflicting has two causes: the clues, and that these are hard films. Who falls
-# less than the others leans on the clues less.
+# **How to read it:** down the first column, then down the fourth. Where the fourth tells them apart better than the first,
+# validation hides what the classifiers go by. A fall from agreeing to conflicting has two causes: the clues, and that these are
+# hard films. Who falls less than the others leans on the clues less.
 #
 # ### Test, opened once
 #
@@ -813,10 +816,10 @@ finish_figure(figure, f"Validation, the films on which the clues mislead, and te
 tabulate_scores(**on_test).T.rename_axis(f"test, {pictures}")
 
 # %% [markdown]
-# **How to read it:** where the orange points follow the blue ones and not the grey ones, a validation set with the same clues was no
-# guide, and the conflicting films were one. That is why a CNN, even if a linear classifier does nearly as well on validation: it has to do
-# well elsewhere. (A column "Kaggle's" counts healthy children whom only this release has: published scores on the other, such as
-# MedMNIST's, were not measured on them.)
+# **How to read it:** where the orange points follow the blue ones and not the grey ones, a validation set with the same clues was
+# no guide, and the conflicting films were one. That is why a CNN, even if a linear classifier does nearly as well on validation:
+# it has to do well elsewhere. (A column "Kaggle's" counts healthy children whom only this release has: published scores on the
+# other, such as MedMNIST's, were not measured on them.)
 #
 # ### When test is not like validation
 #
@@ -914,10 +917,10 @@ print(f"On {len(some)} {pictures}: rank correlation with maps of random weights 
       f"The logit of the answer falls by {hottest} under a square where the map is brightest, by {anywhere} under one anywhere.")
 
 # %% [markdown]
-# **How to read it:** bright places speak for the answer given: for pneumonia on a hit, for *healthy* on a film that passed. Bright on
-# the lungs is what one hopes for; on a letter, a border, a tube or the belly it may be something other than the disease. A correlation near 1
-# would mean that training hardly matters for the map; near 0 or below, it has changed it wholly. If the two falls do not differ by more
-# than their intervals, do not believe the map.
+# **How to read it:** bright places speak for the answer given: for pneumonia on a hit, for *healthy* on a film that passed.
+# Bright on the lungs is what one hopes for; on a letter, a border, a tube or the belly it may be something other than the
+# disease. A correlation near 1 would mean that training hardly matters for the map; near 0 or below, it has changed it wholly. If
+# the two falls do not differ by more than their intervals, do not believe the map.
 #
 # ### Shortcuts: does it read the letters, or the frame?
 #
@@ -933,8 +936,9 @@ rows = {name: score(y_holdout, predict_probabilities(model, batches), holdout_fi
 tabulate_scores(**rows).loc[["auc", "accuracy"]].rename_axis(f"held-out {pictures}")
 
 # %% [markdown]
-# **How to read it:** if the AUC hardly falls with the frame hidden, the network does not need it (accuracy may fall all the same: a
-# grey frame makes a strange film). A high one on the frame alone means that it *can* read the frame, as section 3's classifier does. Within one class the shape should not matter: a correlation surely away from 0 is a warning.
+# **How to read it:** if the AUC hardly falls with the frame hidden, the network does not need it (accuracy may fall all the same:
+# a grey frame makes a strange film). A high one on the frame alone means that it *can* read the frame, as section 3's classifier
+# does. Within one class the shape should not matter: a correlation surely away from 0 is a warning.
 #
 # ### Your own picture
 #

@@ -22,9 +22,10 @@ def make_run(seed, gap, patients=400, shifts=(0.9, 0.8)):
               "accuracy": {"value": 0.9}}
     changed = {"unchanged": {"auc": 1.0, "sensitivity": 1.0, "specificity": 1.0},
                **{f"c{number}": {"auc": auc, "sensitivity": auc, "specificity": 0.5} for number, auc in enumerate(shifts)}}
-    return {"validation": scores, "test": scores, "shifts": changed, "changed_together": scores,
-            "threshold": {"value": 0.5}, "seconds": {"6 Train": 60},
-            "predictions": pd.concat([table, table.assign(split="test")])}
+    run = {"validation": scores, "test": scores, "shifts": changed, "changed_together": scores,
+           "threshold": {"value": 0.5}, "seconds": {"6 Train": 60},
+           "predictions": pd.concat([table, table.assign(split="test")])}
+    return sweep.add_conflicting(run, pd.Series(np.arange(patients) / patients, table.path))
 
 
 def test_a_real_difference_is_told_from_noise():
@@ -39,6 +40,18 @@ def test_a_real_difference_is_told_from_noise():
     assert low < 0 < high and high - low < 0.05
     lines = sweep.tabulate(results, table).splitlines()
     assert "**" not in lines[3] and "**" in lines[4]
+
+
+def test_conflicting_images_are_a_quarter_of_each_class_and_judged_by_the_same_answers():
+    """By clues that grow with the number, those are the last healthy and the first sick of 400."""
+    run = make_run(0, 1.5)
+    table = run["predictions"]
+    own, held = (table[table.split == part].set_index("path") for part in ("conflicting", "validation"))
+    numbers = own.patient.to_numpy()
+    assert sorted(numbers) == [*range(1, 100, 2), *range(300, 400, 2)]
+    assert (own.probability == held.probability[own.index]).all()
+    pairs = own.probability[own.label == 1].to_numpy()[:, None] > own.probability[own.label == 0].to_numpy()
+    assert run["conflicting"]["auc"]["value"] == pytest.approx(pairs.mean()) == sweep.pick(run, ("conflicting", "auc"))
 
 
 def test_the_interval_of_a_score_covers_patients_and_seeds():
