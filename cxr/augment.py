@@ -58,9 +58,8 @@ def build_augmentation(pose: float = 1.0, exposure: float = 1.0, texture: float 
     """Return layers that make another film of each picture, grey levels 0–255, in training only."""
     changes = [RandomPose(pose), RandomExposure(exposure), RandomTexture(texture)]
     mirror = [layers.RandomFlip("horizontal", dtype="float32")] if flip else []
-    begin = [layers.Rescaling(1 / 255, dtype="float32", name="to_0_1")]
     end = [layers.ReLU(max_value=1.0, dtype="float32", name="clip"), layers.Rescaling(255, dtype="float32", name="to_0_255")]
-    return keras.Sequential([*begin, *mirror, *changes, *end], name="augmentation")
+    return keras.Sequential([layers.Rescaling(1 / 255, dtype="float32", name="to_0_1"), *mirror, *changes, *end], name="augmentation")
 
 
 def augment(network: keras.Model, *strengths) -> keras.Sequential:

@@ -247,7 +247,8 @@ def load_split(folder: str | Path, files: pd.DataFrame, size: int, description: 
         except StorageError as error:
             print(f"No cache: {error}. The images are kept in memory.")
     x, rows = found or load_into_memory(folder, paths, size, description, geometry)
-    table = files.reset_index(drop=True).join(pd.DataFrame(rows, columns=["width", "height", "problem"]))
+    seen = pd.DataFrame(rows, columns=["width", "height", "problem"]).astype({"width": int, "height": int})  # also where there are none
+    table = files.reset_index(drop=True).join(seen)
     good = table.problem == ""
     return x, table[good].drop(columns="problem").reset_index(drop=True), table.loc[~good, ["path", "problem"]]
 

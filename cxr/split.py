@@ -33,11 +33,9 @@ def split_by_patient(files: pd.DataFrame, groups: np.ndarray, share: float, seed
     No group of `groups` is on both sides. Raises ValueError if either side would lack a class.
     """
     fewest = min(len(np.unique(groups[files.label == label])) for label in (0, 1))
-    folds = min(max(2, round(1 / share)), fewest)
-    splitter = StratifiedGroupKFold(n_splits=max(2, folds), shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(max(2, min(round(1 / share), fewest)), shuffle=True, random_state=seed)
     for _, held_out in splitter.split(files, files.finding if fewest >= 10 else files.label, groups):
-        part = np.full(len(files), "fit", dtype="<U7")
-        part[held_out] = "holdout"
+        part = np.where(np.isin(np.arange(len(files)), held_out), "holdout", "fit")
         if files.label.groupby(part).nunique().min() == 2:
             return part
     raise ValueError("No split by patient leaves images of both classes on both sides: there are too few patients (add images), or "

@@ -813,3 +813,10 @@ def test_arrays_are_described_in_megabytes_and_cases():
                             val=(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.uint8)))
     assert table.loc["train"].tolist() == ["(3, 1000, 500, 1) uint8", "1.5 MB", "(3,) uint8", "2 of 3"]
     assert table.loc["val", "class 1, PNEUMONIA"] == "0 of 0"
+
+
+def test_a_folder_without_images_has_a_table_like_the_others(tiny):
+    """The original at Mendeley has no val folder; what is joined from train and val must stay numbers."""
+    files = list_images(tiny)
+    tables = [load_split(tiny, files[files.split == split], 16, split)[1] for split in ("train", "elsewhere")]
+    assert len(tables[1]) == 0 and pd.concat(tables).width.dtype == tables[0].width.dtype == np.dtype("int64")
