@@ -154,6 +154,11 @@ GRIDS = {
                    "class weights": {"CLASS_WEIGHTS": True}, "averaged weights": {"PATCH": "averaged"},
                    "half precision": {"MIXED_PRECISION": "on"}, "pose twice as strong": {"POSE": 1.0},
                    "findings as a second task": {"PATCH": "findings"}, "label smoothing 0.1": {"PATCH": "smoothing"}},
+    # against the clues that have nothing to do with lungs
+    "shortcuts": {"tone curves of five pieces": {"PATCH": "curves"}, "frame covered at random": {"PATCH": "frame"},
+                  "marks put on at random": {"PATCH": "marks"}, "conflicting films four times": {"PATCH": "conflicting"}},
+    # the shape of a film: needs pictures that still have theirs
+    "geometry": {"middle square": {"GEOMETRY": "crop"}, "whole film between bars": {"GEOMETRY": "fit"}},
 }
 SCORES = {"validation AUC": ("validation", "auc"), "conflicting, AUC": ("conflicting", "auc"), "low numbers, AUC": ("test", "auc"),
           "changed, lowest AUC": ("shifts", "lowest auc"),

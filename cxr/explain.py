@@ -111,3 +111,11 @@ def pick_examples(labels: np.ndarray, probabilities: np.ndarray, threshold: floa
     drawn = {kind: np.random.default_rng(seed).permutation(np.flatnonzero(chosen))[:most] for kind, chosen in kinds.items()}
     captions = [f"{kind}: {probabilities[row]:.3f}" for kind, chosen in drawn.items() for row in chosen]
     return np.concatenate(list(drawn.values())), captions, ", ".join(f"{chosen.sum()} × {kind}" for kind, chosen in kinds.items())
+
+
+def describe_checks(checks: dict, pictures: str) -> str:
+    """Return in words what `check_grad_cam` found, and whether a map may be believed."""
+    alike, hottest, anywhere = (f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in checks.values())
+    verdict = "more than" if checks["hottest"][1] > checks["random"][2] else "NOT surely more than"
+    return (f"On {pictures}: rank correlation with maps of random weights {alike} (1: the same map).\nThe logit of the answer falls by "
+            f"{hottest} under a square where the map is brightest, {verdict} the {anywhere} under one anywhere.")

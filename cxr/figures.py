@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Arc
 from sklearn import metrics
 
 from cxr.measure import measure
@@ -116,8 +117,25 @@ def plot_small_samples(sizes, right: np.ndarray, seed: int) -> Figure:
     return figure
 
 
+def clip_outliers(axis, epochs, lines, lowest=None):
+    """Let an axis show what lies within ten median deviations of the median; triangles with values, at its edge, stand for the rest."""
+    values = np.concatenate(lines)[np.isfinite(np.concatenate(lines))]
+    away = np.abs(values - np.median(values))
+    usual = values[away <= 10 * max(np.median(away), 0.005)]
+    if not len(usual):
+        return
+    margin = 0.05 * max(np.ptp(usual), 0.01)
+    low, high = usual.min() - margin if lowest is None else lowest, usual.max() + margin
+    axis.set_ylim(low, high)
+    for line, face in zip(lines, ("black", "white")):
+        for epoch, value in ((epoch, value) for epoch, value in zip(epochs, line) if not low <= value <= high):
+            edge, marker, up = (low, "v", 6) if value < low else (high, "^", -12)
+            axis.scatter([epoch], [edge], marker=marker, color=face, edgecolor="black", clip_on=False, zorder=3)
+            axis.annotate(f"{value:.2g}", (epoch, edge), (6, up), textcoords="offset points", fontsize=8)
+
+
 def plot_history(table: pd.DataFrame) -> Figure:
-    """Return a figure of loss, accuracy and AUC over the epochs, with the learning rate under them."""
+    """Return a figure of loss, accuracy and AUC over the epochs, with the learning rate under them; outliers set no axis."""
     figure, axes = plt.subplot_mosaic([["loss", "accuracy", "auc"], ["rate", "accuracy", "auc"]], figsize=(11, 4.4), height_ratios=(3, 1),
                                       sharex=True, layout="constrained")
     best, marker = table.val_loss.idxmin(), "o" if len(table) < 3 else None
@@ -129,11 +147,13 @@ def plot_history(table: pd.DataFrame) -> Figure:
         axis.set(title={"auc": "AUC"}.get(name, name))
         axis.set(xlabel="epoch" if name != "loss" else None)
         axis.tick_params(labelbottom=name != "loss")
+        clip_outliers(axis, table.epoch, [table[name], table[f"val_{name}"]], 0 if name == "loss" else None)
     axes["rate"].plot(table.epoch, table.learning_rate, color="#888888", drawstyle="steps-mid", marker=marker)
     axes["rate"].set(yscale="log", xlabel="epoch", ylabel="learning rate")
     axes["rate"].xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
-    axes["loss"].set_ylim(0, 1.05 * min(max(table.loss.max(), table.val_loss.max()), 3 * max(table.loss.max(), 0.2)))
-    axes["loss"].legend()
+    above = (table.val_loss > table.loss)[::-1].cumprod().sum()  # epochs, at the end
+    told = f"dashed stays above from\nepoch {table.epoch.iloc[-above]} on" if above else "dashed is not above\nsolid at the end"
+    axes["loss"].legend(title=told, title_fontsize=8, fontsize=9)
     return figure
 
 
@@ -192,24 +212,6 @@ def plot_reliability(labels: np.ndarray, sets: dict, bins: int = 10) -> Figure:
     return figure
 
 
-def plot_shifts(table: pd.DataFrame) -> Figure:
-    """Return a figure of AUC, sensitivity and specificity of one network on changed pictures, the worst AUC at the bottom."""
-    table = table.sort_values("auc")
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 0.8 + 0.33 * len(table)), sharey=True, layout="constrained")
-    rows = np.arange(len(table))
-    axes[0].plot(table.auc, rows, "o", color="black")
-    axes[1].plot(table.sensitivity, rows, "o", color=Look.colours["PNEUMONIA"], label="sensitivity")
-    axes[1].plot(table.specificity, rows, "s", color=Look.colours["NORMAL"], label="specificity")
-    axes[0].set_yticks(rows, table.index)
-    axes[0].set(xlabel="AUC")
-    axes[1].set(xlabel="share, at the threshold chosen before", xlim=(-0.03, 1.03))
-    axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    for axis in axes:
-        axis.grid(axis="y", color="#dddddd")
-        axis.set_axisbelow(True)
-    return figure
-
-
 def receptive_field(model, layer_name: str) -> tuple[int, int]:
     """Return (field, step) in input pixels: the side of a unit's receptive field, and from unit to unit.
 
@@ -230,18 +232,18 @@ def receptive_field(model, layer_name: str) -> tuple[int, int]:
 
 
 def plot_architecture(model) -> Figure:
-    """Return a figure of the model: a box for each run of layers with the same output shape, with their kinds."""
-    stages = []
+    """Return a figure of the model: a box for a block, or a run of layers with the same output shape, and an arc for each shortcut."""
+    stages, place, adds = [], {}, [layer for layer in model.layers if type(layer).__name__ == "Add"]
     for layer in model.layers:
         shape = tuple(layer.output.shape[1:])
         kind = type(layer).__name__.replace("Conv2D", "Conv").replace("BatchNormalization", "BatchNorm").replace("2D", "")
         if "_shortcut" in layer.name or kind == "InputLayer":
             continue
-        if not stages or stages[-1][0] != shape:
+        if not stages or stages[-1][0] != shape or ("Add" in stages[-1][1] and kind != "ReLU"):
             stages.append((shape, {}))
-        stages[-1][1][kind] = stages[-1][1].get(kind, 0) + 1
+        place[layer.name], stages[-1][1][kind] = len(stages) - 1, stages[-1][1].get(kind, 0) + 1
     figure, axis = plt.subplots(figsize=(11, 3.4), layout="constrained")
-    tallest, left = max(shape[0] for shape, _ in stages if len(shape) == 3), 0.0
+    tallest, left, ends = max(shape[0] for shape, _ in stages if len(shape) == 3), 0.0, []
     for shape, kinds in stages:
         height = 0.25 + 1.75 * (shape[0] / tallest) ** 0.6 if len(shape) == 3 else 0.25
         depth = 0.12 + 0.03 * shape[-1] ** 0.5 if len(shape) == 3 else 0.16
@@ -251,6 +253,13 @@ def plot_architecture(model) -> Figure:
         words = "\n".join(f"{kind}{f' ×{count}' if count > 1 else ''}" for kind, count in kinds.items())
         axis.text(left + depth / 2, -1.15, words, ha="center", va="top", fontsize=8.5)
         left += max(depth, 0.35) + 0.85
+        ends.append((left - 0.4, height))  # where its arrow leaves
+    for add in adds:
+        source = add.input[1]._keras_history.operation
+        while "_shortcut" in source.name:
+            source = source.input._keras_history.operation
+        (start, _), (end, height) = ends[place[source.name]], ends[place[add.name]]
+        axis.add_patch(Arc(((start + end) / 2, 0.1), end - start, height + 1.5, theta1=0, theta2=180, color="#D55E00", linewidth=1.5))
     axis.set(xlim=(-0.5, left - 0.3), ylim=(-2.3, 1.5))
     axis.axis("off")
     return figure

@@ -2,8 +2,10 @@
 
 import cv2
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from cxr.batches import ImageBatches, change_batches
@@ -102,3 +104,21 @@ def describe_shape_use(files: pd.DataFrame, probabilities: np.ndarray, settings)
         texts.append(f"Among {name}, the answer follows width / height with a rank correlation of {value:.2f} [{low:.2f}, {high:.2f}]."
                      if np.isfinite(value) else f"{name}: all have one shape, so no answer can follow it.")
     return "\n".join(texts)
+
+
+def plot_shifts(table: pd.DataFrame) -> Figure:
+    """Return a figure of AUC, sensitivity and specificity of one network on changed pictures, the worst AUC at the bottom."""
+    table = table.sort_values("auc")
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 0.8 + 0.33 * len(table)), sharey=True, layout="constrained")
+    rows = np.arange(len(table))
+    axes[0].plot(table.auc, rows, "o", color="black")
+    axes[1].plot(table.sensitivity, rows, "o", color=Look.colours["PNEUMONIA"], label="sensitivity")
+    axes[1].plot(table.specificity, rows, "s", color=Look.colours["NORMAL"], label="specificity")
+    axes[0].set_yticks(rows, table.index)
+    axes[0].set(xlabel="AUC")
+    axes[1].set(xlabel="share, at the threshold chosen before", xlim=(-0.03, 1.03))
+    axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    for axis in axes:
+        axis.grid(axis="y", color="#dddddd")
+        axis.set_axisbelow(True)
+    return figure

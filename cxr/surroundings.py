@@ -13,7 +13,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr.figures import Look
-from cxr.linear import make_thumbnails
 from cxr.measure import draw_patients, enclose, rank
 
 
@@ -39,16 +38,21 @@ def describe_file(path: str | Path) -> tuple[float, float, bool]:
         return np.log(size), np.log(size / stored.width / stored.height), stored.mode not in ("L", "1", "I", "I;16")
 
 
+def look_around(picture: np.ndarray) -> tuple:
+    """Return what a picture, uint8 (height, width, 1), shows outside the lungs: its letters, grey levels, corners and frame."""
+    small, fine = (cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for side in (24, 48))
+    marks, ends = cv2.resize(255 * find_marks(picture), (12, 12), interpolation=cv2.INTER_AREA), np.r_[:9, 39:48]
+    frame = np.pad(np.zeros((18, 18), bool), 3, constant_values=True)
+    return marks, np.histogram(picture, 32, (0, 256))[0] / picture.size, fine[np.ix_(ends, ends)], small[frame]
+
+
 def gather_clues(pictures: list, files: pd.DataFrame, folder: str | Path) -> dict[str, np.ndarray]:
-    """Return {what: float32 (n, …)}: what n pictures, uint8 (height, width, 1), and their files say, without the lungs."""
-    small, fine, marks = make_thumbnails(pictures, 24), make_thumbnails(pictures, 48), np.stack([find_marks(one) for one in pictures])
-    edge, corner, ratio = np.ones((24, 24), bool), np.zeros(48, bool), np.log(files.width / files.height).to_numpy()
-    edge[3:-3, 3:-3], corner[:9], corner[-9:] = False, True, True
+    """Return {what: float32 (n, k)}: what n pictures, uint8 (height, width, 1), and their files say, without the lungs."""
+    ratio = np.log(files.width / files.height).to_numpy()
+    names = ("letters: small bright spots at the sides", "how many pixels have which grey level", "the four corners", "the outer frame")
     clues: dict = {"width / height": np.stack([ratio, ratio**2], axis=1),
-             "size and colour mode of the file": np.array([describe_file(Path(folder) / path) for path in files.path]),
-             "letters: small bright spots at the sides": make_thumbnails(255 * marks, 12),
-             "how many pixels have which grey level": [np.histogram(picture, 32, (0, 256))[0] / picture.size for picture in pictures],
-             "the four corners": fine[:, corner][:, :, corner], "the outer frame": small[:, edge]}
+                   "size and colour mode of the file": [describe_file(Path(folder) / path) for path in files.path],
+                   **dict(zip(names, zip(*map(look_around, pictures))))}
     clues = {name: np.asarray(values, np.float32).reshape(len(files), -1) for name, values in clues.items()}
     return clues | {"all of these": np.concatenate(list(clues.values()), axis=1)}
 

@@ -13,6 +13,8 @@
 # X-rays, look at them, build a **convolutional neural network (CNN)** with Keras, train it from random weights, and find
 # out how far its answers can be trusted.
 #
+# ![What a finished run shows: a phantom film, the probability of pneumonia, the map of what speaks for it](../docs/first_screen.png)
+#
 # Run everything from top to bottom first (**Runtime → Run all** in Colab), then change one setting and run a section again.
 #
 # 0 Set up · 1 Get the data · 2 Load · 3 Explore · 4 Split by patient · 5 Build the CNN · 6 Train · 7 Evaluate · 8 Look at the
@@ -25,14 +27,16 @@
 #
 # *What will this run do, on which machine, and how long will it take?*
 #
-# **TensorFlow** computes with arrays on a CPU, GPU or TPU and works out derivatives for you. **Keras** is the layer above it: it
-# describes a network in a few readable lines. Numbers are never written into this text: the code prints them, so they are those
-# of *your* run. Cells that only carry tools are folded.
+# **TensorFlow** computes with arrays on a CPU, GPU or TPU, and works out derivatives. **Keras** is the layer above it: it describes
+# a network in a few readable lines. The scores are not written into this text: the code prints them, so they are those of *your*
+# run. Cells that only carry tools are folded.
 #
-# Everything that you may want to change is in the settings cell. `None` means "what the preset says"; `auto` is `full` on a GPU or TPU
-# and `quick` on a CPU. An empty `DATA_DIR` means: find the data, or get it. `SEED` starts every random number of a training;
-# `SPLIT_SEED` decides which patients validate, so leave it alone while you compare runs. After a change, run that cell and then the
-# section that you want to see again; one whose data no longer fit the settings says which to run first.
+# Change what you like in the cell *Settings*; the folded one above it has the rest. `None` means "what the preset says"; `auto` is
+# `full` on a GPU or TPU and `quick` on a CPU. An empty `DATA_DIR` means: find the data, or get it. `SEED` starts every random
+# number of a training.
+#
+# After a change, run that cell, and then the section that you want to see again. One whose data no longer fit the settings says
+# which to run first.
 
 # %% tags=["hide-input"]
 # @title Packages: what is missing is installed
@@ -71,12 +75,32 @@ from sklearn import metrics
 
 # imports of the package
 
+# %% tags=["hide-input", "advanced"]
+# @title Settings, advanced: the rest of them
+CACHE_DIR = "data/cache"  # decoded images; "" keeps none
+SPLIT_SEED = 0  # decides which patients validate: leave it alone while you compare runs
+VALIDATION_SHARE = 0.15
+WEIGHT_DECAY = 0.004
+DROPOUT = 0.3
+POSE = 0.5  # how strong each augmentation is
+EXPOSURE = 0.5
+TEXTURE = 0.5
+FLIP = False
+CLASS_WEIGHTS = False
+PATIENCE = 3  # epochs without progress before the learning rate falls; three times as many before the training ends
+DETERMINISTIC = False
+MIXED_PRECISION = "auto"  # "on", "off"
+PRESETS = {
+    "full": {"IMAGE_SIZE": 128, "EPOCHS": 22, "BASELINE_EPOCHS": 4},
+    "quick": {"IMAGE_SIZE": 80, "EPOCHS": 9, "BASELINE_EPOCHS": 2},
+}
+
 # %% tags=["parameters"]
 # @title Settings
 PRESET = "auto"  # @param ["auto", "full", "quick"]
 DATA_DIR = ""  # @param {type:"string"}
 OUTPUT_DIR = "outputs"  # @param {type:"string"}
-CACHE_DIR = "data/cache"  # @param {type:"string"}
+SAVE_TO_DRIVE = False  # @param {type:"boolean"}
 RUN_NAME = "reference"  # @param {type:"string"}
 IMAGE_SIZE = None  # @param {type:"raw"}
 GEOMETRY = "squash"  # @param ["squash", "fit", "crop"]
@@ -84,26 +108,9 @@ EPOCHS = None  # @param {type:"raw"}
 BASELINE_EPOCHS = None  # @param {type:"raw"}
 BATCH_SIZE = 32  # @param {type:"integer"}
 LEARNING_RATE = 0.001  # @param {type:"number"}
-WEIGHT_DECAY = 0.004  # @param {type:"number"}
-DROPOUT = 0.3  # @param {type:"number"}
 AUGMENT = True  # @param {type:"boolean"}
-POSE = 0.5  # @param {type:"number"}
-EXPOSURE = 0.5  # @param {type:"number"}
-TEXTURE = 0.5  # @param {type:"number"}
-FLIP = False  # @param {type:"boolean"}
-CLASS_WEIGHTS = False  # @param {type:"boolean"}
-PATIENCE = 3  # @param {type:"integer"}
-VALIDATION_SHARE = 0.15  # @param {type:"number"}
 RESAMPLES = 1000  # @param {type:"integer"}
 SEED = 0  # @param {type:"integer"}
-SPLIT_SEED = 0  # @param {type:"integer"}
-DETERMINISTIC = False  # @param {type:"boolean"}
-MIXED_PRECISION = "auto"  # @param ["auto", "on", "off"]
-SAVE_TO_DRIVE = False  # @param {type:"boolean"}
-PRESETS = {
-    "full": {"IMAGE_SIZE": 128, "EPOCHS": 22, "BASELINE_EPOCHS": 4},
-    "quick": {"IMAGE_SIZE": 80, "EPOCHS": 9, "BASELINE_EPOCHS": 2},
-}
 
 # %% [markdown]
 # ### What follows from the settings
@@ -150,7 +157,6 @@ from cxr.figures import (  # fold
     plot_panels,
     plot_reliability,
     plot_shapes,
-    plot_shifts,
     plot_small_samples,
     receptive_field,
     tabulate_scores,
@@ -229,14 +235,13 @@ all_files.groupby(["split", "finding"], sort=False).size().unstack(fill_value=0)
 # *How do thousands of JPEG files of all sizes become arrays that a network can read?*
 #
 # A picture is a table of grey levels, 0 for black to 255 for white. A network wants all of them in one size, so each file is
-# decoded and shrunk to a square of `IMAGE_SIZE` pixels. **Guess first:** how many megabytes will all training images take?
+# decoded and shrunk to a square of `IMAGE_SIZE` pixels.
 #
-# A film is no square, and `GEOMETRY` says what becomes of it: `squash` stretches it, which shows its shape as a stretch of all
-# that is in it; `fit` keeps the aspect and adds black bars, which spell the shape out; `crop` takes the middle and loses the edge.
+# A film is no square, and `GEOMETRY` says what becomes of it: `squash` stretches it, and what is in it shows the stretch; `fit`
+# keeps the aspect and adds black bars, which spell the shape out; `crop` takes the middle and loses the edge.
 #
-# Here is the function that does it, with two refinements, and what it does to one film. The JPEG decoder leaves out detail
-# that shrinking would discard anyway (it reduces a film `by` 2, 4 or 8), which is several times faster. And a file that
-# is empty, cut off or no picture is an error, never half a film.
+# Here is the function, and what it does to one film. The JPEG decoder leaves out detail that shrinking would discard anyway (it
+# reduces a film `by` 2, 4 or 8), which saves time. A file that is empty, cut off or no picture is an error, never half a film.
 
 # %%
 if "tour" not in globals():
@@ -259,8 +264,9 @@ finish_figure(plot_panels([film, small], captions, 2), title, "one_film", output
 #
 # `load_split` reads a whole folder with all cores. A broken file neither stops everything nor vanishes: it is listed with the
 # reason. What was read once is kept in `CACHE_DIR` and **mapped** into memory: it looks like an array, and its pages come from
-# the disk when they are touched, so the next start takes a moment. The arrays are never changed afterwards; whatever a
-# network does to its input happens inside the network.
+# the disk when they are touched. So the next start is quick. Nothing changes the arrays afterwards: what a network does to its
+# input happens inside the network. **Guess first:** how many megabytes do all training images take, with one byte a pixel
+# (`uint8`)? And as the `float32` in three equal channels that networks for colour photographs want? The code says both.
 
 # %%
 from cxr.images import load_split  # show
@@ -273,6 +279,8 @@ loaded = [load_split(data_dir, all_files[all_files.split == split], settings.IMA
 y_train, y_val, y_test = [files.label.to_numpy(np.uint8) for _, files, _ in loaded]
 unreadable = check_unreadable(all_files, [broken for _, _, broken in loaded])
 tour.finish(x_train, x_val, x_test, *[files.path.tolist() for _, files, _ in loaded])
+as_bytes, as_floats = (x_train.size * np.dtype(kind).itemsize / 1e6 for kind in ("uint8", "float32"))
+print(f"train takes {as_bytes:,.1f} MB as uint8, {as_floats:,.1f} MB as float32, {3 * as_floats:,.1f} MB as float32 in three channels.")
 describe_arrays(train=(x_train, y_train), val=(x_val, y_val), test=(x_test, y_test))
 
 # %% [markdown]
@@ -337,7 +345,6 @@ print(f"{len(duplicates)} groups of identical {pictures} ({duplicates.images.sum
 
 # %%
 from cxr.measure import draw_patients, enclose, rank  # again
-from cxr.linear import make_thumbnails  # again
 from cxr.surroundings import answer_crossed, average_surroundings, describe_clues, describe_shapes, gather_clues, rank_clues  # fold
 
 # %%
@@ -422,11 +429,13 @@ from cxr.batches import ImageBatches  # show
 #
 # *What does each layer do to a radiograph, and how do they become a network?*
 #
-# A dense network would give each pixel its own weight, as the classifiers of section 4 did, and would have to learn a patch of
+# A dense network would give each pixel its own weight, as the classifier of section 4 did, and would have to learn a patch of
 # pneumonia anew at every place. A **convolutional neural network (CNN)** looks through a small window that slides over the
 # picture with the same few weights everywhere: the **kernel**. At each place, the pixels under it are multiplied by its weights
-# and added up. This kernel, written by hand, answers where it gets brighter from top to bottom. (Outside the picture everything
-# counts as 0, hence the frame.) **Predict:** which outlines will stay?
+# and added up.
+#
+# This kernel, written by hand, answers where it gets brighter from top to bottom. (Outside the picture everything counts as 0,
+# hence the frame.) **Predict:** which outlines will stay?
 
 # %%
 if "tour" not in globals():
@@ -443,13 +452,17 @@ title = "Convolution finds one pattern, everywhere (grey is 0)"
 finish_figure(plot_panels([radiograph, edges / 4 + 0.5], captions, 2), title, "layer_convolution", output_dir, data_kind)
 
 # %% [markdown]
+# **How to read it:** outlines that run across the picture stay, white where it gets brighter downwards and black where it gets
+# darker. Those that run up and down vanish: above and below them it is as bright.
+#
 # ### ReLU and pooling
 #
 # The *rectified linear unit*, **ReLU**, keeps what is positive and sets the rest to 0: "the pattern is here" or nothing.
 # Without such a bend between them, any number of convolutions would amount to a single one.
 #
 # **Max pooling** keeps the largest value of each block. The map gets smaller, later layers see more of the chest at once, and a
-# pattern that shifts by a pixel gives the same answer. Usual blocks are 2 × 2; here 4 × 4, to make it visible.
+# pattern that shifts by a pixel often gives the same answer. The price: *where* in its block the pattern lay is lost, and so are
+# the weaker answers beside it. Usual blocks are 2 × 2; here 4 × 4, to make it visible.
 
 # %%
 rectified = keras.ops.convert_to_numpy(layers.ReLU()(edges))
@@ -462,15 +475,16 @@ finish_figure(plot_panels([edges / 4 + 0.5, rectified, pooled], captions, 3), ti
 # %% [markdown]
 # ### Batch normalisation and dense layers
 #
-# One film is dark, the next one bright. **Batch normalisation** shifts and scales each channel to mean 0 and standard deviation 1
-# over the batch, which lets a network learn faster. In use it applies averages remembered from training.
+# One film is dark, the next one bright. **Batch normalisation** shifts and scales each map to mean 0 and standard deviation 1 over
+# the batch, so a network learns faster. In use it applies running averages from training: after each batch,
+# `momentum` · average + (1 − `momentum`) · batch.
 #
-# A **dense** layer joins every value to every unit with a weight of its own (random before training, as below). At the end of a
-# network it weighs the evidence into one number, the **logit**; the **sigmoid** function, 1 / (1 + exp(−logit)), turns that into
-# a probability.
+# A **dense** layer joins every value to every unit with a weight of its own (random before training, as below). At the end it
+# weighs the evidence into one number, the **logit**; the **sigmoid** function, 1 / (1 + exp(−logit)), makes that a probability.
 #
-# Convolution, ReLU and pooling, four times, then two dense layers: that is the plain **baseline**, the student project that this
-# notebook descends from. It shows what the refinements below have to beat.
+# Convolution, ReLU and pooling, four times, then two dense layers: that is the plain **baseline**, which the refinements below
+# have to beat. Each of its convolutions has many kernels, and each kernel makes a map of its own, a **channel**. A kernel looks at
+# all *in* channels before it, and adds one number, its **bias**. So *out* kernels of k × k take k · k · in · out + out weights.
 
 # %%
 batch = x_train[:64].astype("float32") / 255
@@ -490,12 +504,17 @@ finish_figure(plot_panels(panels, captions, 3), title, "layer_dense", output_dir
 # %%
 from cxr.network import build_baseline  # show
 
+layer = build_baseline(settings.IMAGE_SIZE).get_layer("conv2")
+side, _, channels, kernels = layer.kernel.shape
+print(f"{layer.name}: {side} · {side} · {channels} · {kernels} + {kernels} = {side * side * channels * kernels + kernels:,} weights; "
+      f"Keras counts {layer.count_params():,}.")
+
 # %% [markdown]
 # ### Augmentation
 #
 # A patient turned by three degrees or a film a little darker is still the same diagnosis. **Augmentation** makes another film of
-# the same chest in every epoch, **only in training**, so the network cannot learn films by heart, nor lean on what differs between
-# machines.
+# the same chest in every epoch, **only in training**. So the network cannot learn films by heart, and leans less on what differs
+# between machines.
 #
 # - *Pose*: turn, zoom, stretch, shift, all in one step, because several steps would blur the film several times.
 # - *Exposure*: gamma (which bends the scale of greys, as another film does), contrast, brightness.
@@ -521,7 +540,8 @@ finish_figure(plot_panels([radiograph, *variants], captions), title, "augmentati
 # ### The main network
 #
 # Deeper networks see more, but plain ones stop learning when they get deep. A **residual block** [3] adds its input to its
-# output: the block only has to learn a *correction*, and the gradient finds a short way back.
+# output, by a **shortcut**. So the block only has to learn a *correction*, and what section 6 sends backwards, the gradient, finds a
+# short way.
 #
 # Ahead of everything, each picture is standardised to mean 0 and deviation 1 (a layer normalisation over the picture), so
 # exposure matters less. At the end, **global average pooling** takes the mean of each map instead of giving each place its
@@ -536,8 +556,8 @@ from cxr.network import build_cnn  # show
 # %% [markdown]
 # ### How large are they, and how far does a unit see?
 #
-# In the diagrams, a box is a map (height × width × channels): the smaller, the fewer pixels, the deeper, the more channels.
-# **Parameters** are the numbers that training will set.
+# In the diagrams, a box is a map (height × width × channels): the smaller, the fewer pixels; the wider, the more channels. An arc
+# is a shortcut. **Parameters** are all the numbers that a network keeps: weights, biases, and the averages of batch normalisation.
 #
 # The **receptive field** of a unit is the square of input pixels that can influence it. It grows with each convolution, and
 # faster after each halving. Where it is smaller than a lung, a unit judges texture in a patch; where it exceeds the picture, one
@@ -549,8 +569,8 @@ for network, last in zip(networks, ("pool4", "features")):
     field, step = receptive_field(network, last)
     title = f"{network.name}: {len(network.layers)} layers, {network.count_params():,} parameters"
     finish_figure(plot_architecture(network), title, f"architecture_{network.name}", output_dir, "diagram")
-    print(f"A unit of its last map can see {field} × {field} pixels of an input of {settings.IMAGE_SIZE} × {settings.IMAGE_SIZE}; "
-          f"neighbouring units look {step} pixels apart.")
+    print(f"A unit in the middle of its last map sees {field} × {field} pixels, {'no' if field < settings.IMAGE_SIZE else 'a'} whole "
+          f"picture of {settings.IMAGE_SIZE} × {settings.IMAGE_SIZE}; neighbouring units look {step} pixels apart.")
 tour.finish()
 
 # %% [markdown]
@@ -558,15 +578,17 @@ tour.finish()
 #
 # *Do the networks learn, and when should they stop?*
 #
-# After each batch, **backpropagation** works out how each weight should change to lower the **loss** (*binary cross-entropy*:
-# large when the network is confidently wrong), and the **optimizer** takes a small step that way, as large as the **learning
-# rate** says. Three callbacks watch the loss on the held-out patients:
+# The **loss** of a film is −log p if the child is sick and −log (1 − p) if healthy (*binary cross-entropy*): large where the
+# network is confidently wrong. Its **gradient** ∂loss/∂w tells for each weight w how fast the loss rises with it;
+# **backpropagation** works it out from the last layer to the first. After each batch, the **optimizer** steps down: w ← w − rate ·
+# gradient. **Adam** evens the steps out, by the gradient's running mean and size; **AdamW** also pulls each weight a little towards
+# 0 (*weight decay*), so that none grows without need. Too large a **learning rate** overshoots, too small a one gets nowhere.
+#
+# Callbacks watch the loss on the held-out patients:
 #
 # - **ReduceLROnPlateau** lowers the rate when it stops falling;
-# - **ModelCheckpoint** keeps the weights of the best epoch in a file;
+# - **ModelCheckpoint** keeps the best epoch in a file;
 # - **EarlyStopping** ends the training when nothing improves any more.
-#
-# A training that is lost with its session goes on after its last finished epoch when you run everything again.
 
 # %%
 if "tour" not in globals():
@@ -579,13 +601,17 @@ from cxr.train import make_callbacks, train  # show
 # %% [markdown]
 # ### Two trainings
 #
-# First the baseline, for a few epochs; its validation scores are the ones to beat. Then the residual network. Every training is a
-# **run** with a name; its checkpoint, history and settings lie in `OUTPUT_DIR/runs/NAME/`. If *you* stop it (the square button),
-# the best epoch so far counts. **Predict:** where will the dashed validation curve leave the solid training curve?
+# First the baseline, for a few epochs, then the residual network. Every training is a **run** with a name, kept in
+# `OUTPUT_DIR/runs/NAME/`; one that is lost with its session goes on after its last finished epoch. If *you* stop it (the square
+# button), its best epoch counts. **Predict:** from which epoch on will the dashed validation loss stay above the solid one? The
+# legend tells.
 #
-# **How to read it:** both losses falling together: the network learns what carries over. Training falling while validation
-# rises: it learns films by heart (*overfitting*). Both high and flat: it cannot learn (*underfitting*). Augmentation and dropout
-# act in training only, so training may well look *worse* than validation.
+# **How to read it:** both losses fall: the network learns what carries over. Training falls and validation rises: it learns films
+# by heart (*overfitting*). Both stay high: it cannot learn (*underfitting*). Training may look *worse*, as augmentation and dropout
+# act there only.
+#
+# If the AUC of the baseline is as high, validation cannot tell the two apart, perhaps for the easy clues of section 3. Section 7
+# puts both, and simpler classifiers, before films on which those clues mislead.
 
 # %%
 settings = tour.start("6 Train", globals())
@@ -691,6 +717,7 @@ from cxr.shift import (  # fold
     join_changes,
     keep_border,
     measure_shifts,
+    plot_shifts,
 )
 
 # %%
@@ -874,7 +901,7 @@ tour.finish(threshold, p_test)
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 8 needs the tools and the settings: run section 0 first.")
-from cxr.explain import check_grad_cam, pick_examples, plot_grad_cam, tabulate_findings  # fold
+from cxr.explain import check_grad_cam, describe_checks, pick_examples, plot_grad_cam, tabulate_findings  # fold
 
 # %%
 settings = tour.start("8 Look at the answers", globals())
@@ -912,15 +939,13 @@ finish_figure(figure, f"What speaks for the answer: {title} ({pictures})", "grad
 
 some = np.random.default_rng(settings.SEED).permutation(len(y_test))[:48]
 checks = check_grad_cam(model, x_test[some], answers[some], test_files.patient.iloc[some], settings.RESAMPLES, settings.SEED)
-alike, hottest, anywhere = (f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in checks.values())
-print(f"On {len(some)} {pictures}: rank correlation with maps of random weights {alike} (1: the same map).\n"
-      f"The logit of the answer falls by {hottest} under a square where the map is brightest, by {anywhere} under one anywhere.")
+print(describe_checks(checks, f"{len(some)} {pictures}"))
 
 # %% [markdown]
 # **How to read it:** bright places speak for the answer given: for pneumonia on a hit, for *healthy* on a film that passed.
 # Bright on the lungs is what one hopes for; on a letter, a border, a tube or the belly it may be something other than the
-# disease. A correlation near 1 would mean that training hardly matters for the map; near 0 or below, it has changed it wholly. If
-# the two falls do not differ by more than their intervals, do not believe the map.
+# disease. A correlation near 1 would mean that training hardly matters for the map; near 0 or below, it has changed it wholly. Where
+# the first fall is not surely larger than the second, do not believe the map.
 #
 # ### Shortcuts: does it read the letters, or the frame?
 #

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxr.augment import augment
 from cxr.dataset import list_images
-from cxr.explain import check_grad_cam, cover, find_gradient, grad_cam, plot_grad_cam
+from cxr.explain import check_grad_cam, cover, describe_checks, find_gradient, grad_cam, plot_grad_cam
 from cxr.images import load_split
 from cxr.machine import use_precision
 from cxr.measure import predict_probabilities
@@ -139,3 +139,10 @@ def test_each_kind_of_answer_has_a_row_of_maps():
         assert film.get_clim() == (0, 255) and np.array_equal(film.get_array(), x[0, ..., 0])
         assert map_over_it.get_alpha()[0, 0] == 0 and map_over_it.get_alpha()[2, 2] > 0.5  # where nothing is warm the film is seen
     plt.close(figure)
+
+
+def test_a_map_is_believed_only_where_its_brightest_square_matters_more():
+    sure = {"alike": (0.1, 0.0, 0.2), "hottest": (3.0, 2.5, 3.5), "random": (1.0, 0.5, 1.5)}
+    assert "falls by 3.00 [2.50, 3.50] under a square where the map is brightest, more than the 1.00 [0.50, 1.50]" in describe_checks(
+        sure, "9 films")
+    assert "NOT surely more than the" in describe_checks(sure | {"random": (1.0, 0.5, 2.6)}, "9 films")

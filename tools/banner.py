@@ -2,6 +2,7 @@
 """Draw the picture at the top of the README from a run on phantoms: `make banner` makes the phantoms, the run and the picture.
 
     python tools/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
+    python tools/banner.py --small outputs/banner data/phantoms/chest_xray docs/first_screen.png   # that of the notebook's first cell
 
 Real radiographs are refused: no picture of a patient is part of this repository.
 """
@@ -83,11 +84,25 @@ def draw(report, answers, history, pictures, heat, chosen):
     return figure
 
 
+def draw_small(pictures, heat, chosen, said):
+    """Return the figure that the notebook begins with: one film, the probability that it shows pneumonia, and the map of the answer."""
+    one = list(chosen).index("bacterial") if "bacterial" in chosen else 0
+    figure, axes = plt.subplots(1, 2, figsize=(4.8, 3), dpi=100, facecolor="white", layout="constrained")
+    for axis, title in zip(axes, ("a film goes in", f"out comes P(pneumonia) = {said[one]:.3f}")):
+        axis.imshow(pictures[one, ..., 0], cmap="gray", vmin=0, vmax=255)
+        axis.set_title(title, fontsize=10)
+        axis.axis("off")
+    axes[1].imshow(heat[one], cmap="inferno", vmin=0, vmax=1.3, alpha=0.55 * heat[one])
+    figure.supxlabel("bright: what speaks for the answer\nPHANTOM: drawn by this project, shows no patient", fontsize=9, color="#B00020")
+    return figure
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outputs", type=Path, help="OUTPUT_DIR of a run on phantoms")
     parser.add_argument("data", type=Path, help="the phantoms of that run")
     parser.add_argument("picture", type=Path, help="the PNG file to write")
+    parser.add_argument("--small", action="store_true", help="the small picture of the notebook's first cell")
     options = parser.parse_args(arguments)
     report = json.loads((options.outputs / "metrics.json").read_text(encoding="utf-8"))
     answers = pd.read_csv(options.outputs / "predictions.csv")
@@ -105,10 +120,14 @@ def main(arguments=None):
     pictures = np.stack([read_image(str(path), size)[0].reshape(size, size, 1) for path in paths])
     sick = answers.probability[list(chosen.values())].to_numpy() >= report["threshold"]["value"]
     heat = grad_cam(model, pictures, sick)
-    figure = draw(report, answers, pd.read_csv(options.outputs / "history.csv"), pictures, heat, chosen)
+    if options.small:
+        figure, colours = draw_small(pictures, heat, chosen, answers.probability[list(chosen.values())].to_numpy()), 96
+    else:
+        figure, colours = draw(report, answers, pd.read_csv(options.outputs / "history.csv"), pictures, heat, chosen), 256
     whole = io.BytesIO()
     figure.savefig(whole)
-    Image.open(whole).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(options.picture, optimize=True)  # a third of the bytes
+    small = Image.open(whole).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE)  # a third of the bytes
+    small.save(options.picture, optimize=True)
     print(f"{options.picture}: {options.picture.stat().st_size / 1000:.0f} kB")
 
 

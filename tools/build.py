@@ -9,6 +9,7 @@ All names in a notebook are global, so whatever would mean something else there 
 
 import argparse
 import ast
+import base64
 import graphlib
 import re
 import symtable
@@ -24,8 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT, PACKAGE = ROOT / "notebooks/chest_xray_pneumonia.py", ROOT / "cxr"
 METADATA = {"accelerator": "GPU", "colab": {"provenance": [], "toc_visible": True},
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-CELL_METADATA = {"": {}, "parameters": {"tags": ["parameters"]},
-                 "hide-input": {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": ["hide-input"]}}
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}
+CELL_METADATA = {"": {}, "parameters": {"tags": ["parameters"]}, "hide-input": FOLDED | {"tags": ["hide-input"]},
+                 "hide-input advanced": FOLDED | {"tags": ["hide-input", "advanced"]}}  # settings: papermill's come after "parameters"
+PICTURE_LIMIT = 18_000  # bytes of a picture in the text, so that the cell stays one that a reader can edit
 # comment_magics: else a comment that begins with "ls" or "cat" would become a command.
 PERCENT = {"extension": ".py", "format_name": "percent", "comment_magics": False}
 ALL_IMPORTS = "# imports of the package"
@@ -282,14 +285,32 @@ def read_cells(text_path=TEXT):
 
 
 def read_settings(text_path=TEXT):
-    """Return the defaults in the cell tagged "parameters" as a dict."""
+    """Return the defaults in the cell tagged "parameters", and in those tagged "advanced" above it, as a dict."""
+    found = {}
     for cell, line in read_cells(text_path):
-        if "parameters" in cell.metadata.get("tags", []):
+        tags = {"parameters", "advanced"}.intersection(cell.metadata.get("tags", []))
+        for node in parse(cell.source, text_path, line).body if tags else []:
             try:
-                return {node.targets[0].id: ast.literal_eval(node.value) for node in parse(cell.source, text_path, line).body}
+                name, value = node.targets[0].id, ast.literal_eval(node.value)
             except (AttributeError, ValueError) as error:
                 raise BuildError(f"{text_path}:{line}: the cell of the settings holds more than NAME = literal") from error
+            if name in found:
+                raise BuildError(f"{text_path}:{line}: the setting {name} is set in a cell above, too")
+            found[name] = value
+        if "parameters" in tags:
+            return found
     raise BuildError(f"{text_path}: no cell is tagged parameters")
+
+
+def embed_pictures(source, folder, where):
+    """Return Markdown with each PNG beside the text in it, as base64: Colab has nothing but the notebook, and ignores attachments."""
+    def embed(found):
+        picture = Path(folder, found[2])
+        if not picture.is_file() or picture.stat().st_size > PICTURE_LIMIT:
+            raise BuildError(f"{where}: the picture {found[2]} is missing, or has more than {PICTURE_LIMIT:,} bytes")
+        return f"![{found[1]}](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"
+
+    return re.sub(r"!\[([^]]*)\]\(((?!\w+:)[^)\s]+\.png)\)", embed, source)
 
 
 def split_cell(source, line, file, package):
@@ -515,7 +536,8 @@ def build(text_path=TEXT, package_path=PACKAGE):
              for cell, line in read_cells(text_path)]
     book.plan([part for _, _, parts in cells for part in parts])
     for cell, where, parts in cells:
-        name, source = book.write_cell(parts) if cell.cell_type == "code" else ("", cell.source)
+        is_code = cell.cell_type == "code"
+        name, source = book.write_cell(parts) if is_code else ("", embed_pictures(cell.source, Path(text_path).parent, where))
         tag = "hide-input" if name.startswith("module-") else " ".join(cell.metadata.get("tags", []))
         if tag not in CELL_METADATA or cell.cell_type == "raw":
             raise BuildError(f"{where}: a {cell.cell_type} cell with the tags '{tag}' has no place in the notebook")
