@@ -94,16 +94,6 @@ def plot_shapes(files: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_images_per_patient(files: pd.DataFrame) -> Figure:
-    """Return a figure: how many patients have 1, 2, 3 … images."""
-    figure, axis = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
-    counts = files.groupby("patient").size().value_counts().sort_index()
-    axis.bar(counts.index, counts, color="#555555")
-    axis.set(xlabel="images of one patient", ylabel="patients (log scale)", yscale="log")
-    axis.xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
-    return figure
-
-
 def plot_small_samples(sizes, right: np.ndarray, seed: int) -> Figure:
     """Return a figure: the accuracy that random sets of each size show of a classifier; right: bool (n,), which answers are."""
     figure, axes = plt.subplots(1, len(sizes), figsize=(4.4 * len(sizes), 3.1), sharex=True, layout="constrained")
@@ -117,19 +107,27 @@ def plot_small_samples(sizes, right: np.ndarray, seed: int) -> Figure:
     return figure
 
 
-def clip_outliers(axis, epochs, lines, lowest=None):
-    """Let an axis show what lies within ten median deviations of the median; triangles with values, at its edge, stand for the rest."""
-    values = np.concatenate(lines)[np.isfinite(np.concatenate(lines))]
-    away = np.abs(values - np.median(values))
-    usual = values[away <= 10 * max(np.median(away), 0.005)]
+def cut_outliers(values: np.ndarray) -> np.ndarray:
+    """Return the finite values, sorted, without up to a quarter at either end that a gap wider than all the rest cuts off."""
+    values = values[np.isfinite(values)]
+    for _ in ("above", "below"):
+        values = np.sort(-values)
+        cuts = [cut for cut in range(1, len(values) // 4 + 1) if values[cut] - values[cut - 1] > max(0.05, values[-1] - values[cut])]
+        values = values[max(cuts, default=0):]
+    return values
+
+
+def fit_axis(axis, epochs, lines, lowest: float | None = None):
+    """Let the axis show the lines without their outliers; triangles at its edge, with the value, stand for those."""
+    usual = cut_outliers(np.concatenate(lines))
     if not len(usual):
         return
-    margin = 0.05 * max(np.ptp(usual), 0.01)
-    low, high = usual.min() - margin if lowest is None else lowest, usual.max() + margin
-    axis.set_ylim(low, high)
+    low, high = usual[0] if lowest is None else lowest, usual[-1]
+    margin = 0.05 * max(high - low, 0.01)
+    axis.set_ylim(low - margin * (lowest is None), high + margin)
     for line, face in zip(lines, ("black", "white")):
-        for epoch, value in ((epoch, value) for epoch, value in zip(epochs, line) if not low <= value <= high):
-            edge, marker, up = (low, "v", 6) if value < low else (high, "^", -12)
+        for epoch, value in ((epoch, value) for epoch, value in zip(epochs, line) if value < low or value > high):
+            edge, marker, up = (axis.get_ylim()[0], "v", 6) if value < low else (axis.get_ylim()[1], "^", -12)
             axis.scatter([epoch], [edge], marker=marker, color=face, edgecolor="black", clip_on=False, zorder=3)
             axis.annotate(f"{value:.2g}", (epoch, edge), (6, up), textcoords="offset points", fontsize=8)
 
@@ -147,7 +145,7 @@ def plot_history(table: pd.DataFrame) -> Figure:
         axis.set(title={"auc": "AUC"}.get(name, name))
         axis.set(xlabel="epoch" if name != "loss" else None)
         axis.tick_params(labelbottom=name != "loss")
-        clip_outliers(axis, table.epoch, [table[name], table[f"val_{name}"]], 0 if name == "loss" else None)
+        fit_axis(axis, table.epoch, [table[name], table[f"val_{name}"]], 0 if name == "loss" else None)
     axes["rate"].plot(table.epoch, table.learning_rate, color="#888888", drawstyle="steps-mid", marker=marker)
     axes["rate"].set(yscale="log", xlabel="epoch", ylabel="learning rate")
     axes["rate"].xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
@@ -232,14 +230,16 @@ def receptive_field(model, layer_name: str) -> tuple[int, int]:
 
 
 def plot_architecture(model) -> Figure:
-    """Return a figure of the model: a box for a block, or a run of layers with the same output shape, and an arc for each shortcut."""
-    stages, place, adds = [], {}, [layer for layer in model.layers if type(layer).__name__ == "Add"]
-    for layer in model.layers:
-        shape = tuple(layer.output.shape[1:])
-        kind = type(layer).__name__.replace("Conv2D", "Conv").replace("BatchNormalization", "BatchNorm").replace("2D", "")
-        if "_shortcut" in layer.name or kind == "InputLayer":
-            continue
-        if not stages or stages[-1][0] != shape or ("Add" in stages[-1][1] and kind != "ReLU"):
+    """Return a figure of the model: a box for a block, or for layers with one output shape, and an arc for each shortcut to an Add."""
+    stages, place, sources = [], {}, {}
+    for add in (layer for layer in model.layers if type(layer).__name__ == "Add"):
+        source = add.input[1]._keras_history.operation
+        while "_shortcut" in source.name:
+            source = source.input._keras_history.operation
+        sources[add.name] = source.name
+    for layer in (layer for layer in model.layers if "_shortcut" not in layer.name and type(layer).__name__ != "InputLayer"):
+        shape, kind = tuple(layer.output.shape[1:]), type(layer).__name__.replace("2D", "").replace("Normalization", "Norm").replace("GlobalAv", "Av")
+        if not stages or stages[-1][0] != shape or list(place)[-1] in sources.values():
             stages.append((shape, {}))
         place[layer.name], stages[-1][1][kind] = len(stages) - 1, stages[-1][1].get(kind, 0) + 1
     figure, axis = plt.subplots(figsize=(11, 3.4), layout="constrained")
@@ -249,17 +249,15 @@ def plot_architecture(model) -> Figure:
         depth = 0.12 + 0.03 * shape[-1] ** 0.5 if len(shape) == 3 else 0.16
         for shift in (0.12, 0.06, 0):
             axis.add_patch(plt.Rectangle((left + shift, -height / 2 + shift), depth, height, facecolor="#DCE6F2", edgecolor="#1F3B5C"))
-        axis.text(left + depth / 2, height / 2 + 0.22, "×".join(map(str, shape)), ha="center", fontsize=9)
+        axis.text(left + depth / 2, -1.1, "×".join(map(str, shape)), ha="center", va="top", fontsize=8, fontweight="bold")
         words = "\n".join(f"{kind}{f' ×{count}' if count > 1 else ''}" for kind, count in kinds.items())
-        axis.text(left + depth / 2, -1.15, words, ha="center", va="top", fontsize=8.5)
+        axis.text(left + depth / 2, -1.3, words, ha="center", va="top", fontsize=8)
         left += max(depth, 0.35) + 0.85
-        ends.append((left - 0.4, height))  # where its arrow leaves
-    for add in adds:
-        source = add.input[1]._keras_history.operation
-        while "_shortcut" in source.name:
-            source = source.input._keras_history.operation
-        (start, _), (end, height) = ends[place[source.name]], ends[place[add.name]]
-        axis.add_patch(Arc(((start + end) / 2, 0.1), end - start, height + 1.5, theta1=0, theta2=180, color="#D55E00", linewidth=1.5))
-    axis.set(xlim=(-0.5, left - 0.3), ylim=(-2.3, 1.5))
+        ends.append((left - 0.4, height))  # where what leaves the box begins
+    axis.plot([0, left - 1], [0.06, 0.06], color="#888888", linewidth=1, zorder=0)
+    for add, source in sources.items():
+        (start, _), (end, height) = ends[place[source]], ends[place[add]]
+        axis.add_patch(Arc(((start + end) / 2, 0.06), end - start, height + 0.9, theta1=0, theta2=180, color="#D55E00", linewidth=1.5))
+    axis.set(xlim=(-0.5, left - 0.3), ylim=(-2.5, 1.3))
     axis.axis("off")
     return figure

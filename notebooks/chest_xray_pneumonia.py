@@ -152,7 +152,6 @@ from cxr.figures import (  # fold
     plot_confusion,
     plot_curves,
     plot_history,
-    plot_images_per_patient,
     plot_architecture,
     plot_panels,
     plot_reliability,
@@ -320,7 +319,7 @@ finish_figure(plot_panels(x_train[rows], captions, colours=Look.paint(y_train[ro
 # group are a mistake of whoever sorted them; two folders make the test easier than it should be.
 
 # %%
-from cxr.split import count_leaks, find_duplicates, link_patients  # fold
+from cxr.split import count_leaks, find_duplicates, link_patients, plot_images_per_patient  # fold
 
 # %%
 per_patient = files.groupby("patient").size()
