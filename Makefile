@@ -19,7 +19,7 @@ help:
 	@echo "make test-browser  use the notebook in JupyterLab with Chromium; screenshots in outputs/browser/"
 	@echo "make benchmark  time the reading of images; FOLDER=path/to/pictures"
 	@echo "make docs    run the notebook on phantoms, and write the copy to read, docs/tutorial.ipynb (some minutes)"
-	@echo "make banner  draw the picture of the README from a run on phantoms"
+	@echo "make banner  draw the pictures of the README and of the first cell from a run on phantoms"
 	@echo "make badge  write this repository's address into the Colab badges; REPO=owner/name"
 	@echo "make lint   check style and types"
 	@echo "make lock   write requirements.lock anew, with the newest versions (and requirements-colab.lock)"
@@ -92,6 +92,8 @@ banner: install
 	@test -d data/phantoms/chest_xray || $(VENV)/bin/python -m cxr.phantoms
 	@$(VENV)/bin/python tools/run.py DATA_DIR=data/phantoms/chest_xray OUTPUT_DIR=outputs/banner PRESET=quick
 	@$(VENV)/bin/python tools/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
+	@$(VENV)/bin/python tools/banner.py --small outputs/banner data/phantoms/chest_xray docs/first_screen.png
+	@$(VENV)/bin/python tools/build.py
 
 badge: install
 	@$(VENV)/bin/python tools/badge.py "$$REPO"

@@ -80,17 +80,13 @@ def plot_class_balance(files: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_shapes(files: pd.DataFrame) -> Figure:
-    """Return a figure of the original sizes, and of width / height, by class."""
-    table = files.assign(label=files.label.map(dict(enumerate(Look.names))), ratio=files.width / files.height)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
-    sns.scatterplot(table, x="width", y="height", hue="label", hue_order=Look.names, palette=dict(Look.colours), s=9, alpha=0.4,
-                    linewidth=0, ax=left)
-    sns.histplot(table, x="ratio", hue="label", hue_order=Look.names, palette=dict(Look.colours), stat="density", common_norm=False,
-                 element="step", bins=np.arange(0, table.ratio.max() + 0.1, 0.05).tolist(), ax=right, legend=False)
-    left.set(title="original size in pixels", xlim=(0, None), ylim=(0, None))
-    left.legend(title=None, markerscale=2)
-    right.set(title="width / height", xlabel="width / height", xlim=(0.5, max(2.5, table.ratio.max() + 0.1)))
+def plot_images_per_patient(files: pd.DataFrame) -> Figure:
+    """Return a figure: how many patients have 1, 2, 3 … images."""
+    figure, axis = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    counts = files.groupby("patient").size().value_counts().sort_index()
+    axis.bar(counts.index, counts, color="#555555")
+    axis.set(xlabel="images of one patient", ylabel="patients (log scale)", yscale="log")
+    axis.xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
     return figure
 
 
@@ -140,7 +136,7 @@ def plot_history(table: pd.DataFrame) -> Figure:
     for name in ("loss", "accuracy", "auc"):
         axis = axes[name]
         axis.plot(table.epoch, table[name], color="black", marker=marker, label="training")
-        axis.plot(table.epoch, table[f"val_{name}"], color="black", linestyle="--", marker=marker, label="validation")
+        axis.plot(table.epoch, table[f"val_{name}"], color="black", linestyle="--", marker=marker, fillstyle="none", label="validation")
         axis.axvline(table.epoch[best], color="#888888", linewidth=1, linestyle=":")
         axis.set(title={"auc": "AUC"}.get(name, name))
         axis.set(xlabel="epoch" if name != "loss" else None)
@@ -238,7 +234,8 @@ def plot_architecture(model) -> Figure:
             source = source.input._keras_history.operation
         sources[add.name] = source.name
     for layer in (layer for layer in model.layers if "_shortcut" not in layer.name and type(layer).__name__ != "InputLayer"):
-        shape, kind = tuple(layer.output.shape[1:]), type(layer).__name__.replace("2D", "").replace("Normalization", "Norm").replace("GlobalAv", "Av")
+        shape, kind = tuple(layer.output.shape[1:]), type(layer).__name__.replace("2D", "").replace("Normalization", "Norm")
+        kind = kind.removeprefix("Global")
         if not stages or stages[-1][0] != shape or list(place)[-1] in sources.values():
             stages.append((shape, {}))
         place[layer.name], stages[-1][1][kind] = len(stages) - 1, stages[-1][1].get(kind, 0) + 1
@@ -258,6 +255,6 @@ def plot_architecture(model) -> Figure:
     for add, source in sources.items():
         (start, _), (end, height) = ends[place[source]], ends[place[add]]
         axis.add_patch(Arc(((start + end) / 2, 0.06), end - start, height + 0.9, theta1=0, theta2=180, color="#D55E00", linewidth=1.5))
-    axis.set(xlim=(-0.5, left - 0.3), ylim=(-2.5, 1.3))
+    axis.set(xlim=(-0.5, left - 0.3), ylim=(-2.35, 1.3))
     axis.axis("off")
     return figure

@@ -45,13 +45,3 @@ def split_by_patient(files: pd.DataFrame, groups: np.ndarray, share: float, seed
 def count_leaks(groups: np.ndarray, held_out: np.ndarray) -> int:
     """Return how many held-out images belong to a group that is also in the rest."""
     return int(np.isin(groups[held_out], groups[~held_out]).sum())
-
-
-def plot_images_per_patient(files: pd.DataFrame) -> Figure:
-    """Return a figure: how many patients have 1, 2, 3 … images."""
-    figure, axis = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
-    counts = files.groupby("patient").size().value_counts().sort_index()
-    axis.bar(counts.index, counts, color="#555555")
-    axis.set(xlabel="images of one patient", ylabel="patients (log scale)", yscale="log")
-    axis.xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
-    return figure

@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import StratifiedGroupKFold
@@ -102,3 +105,17 @@ def describe_clues(scores: dict, pictures: str) -> str:
 
     return (f"On these {pictures}, a classifier that sees no place within the lungs {say('all of these')}.\n"
             f"What is small and bright at the sides, such as the letter R, {say('letters: small bright spots at the sides')}.")
+
+
+def plot_shapes(files: pd.DataFrame) -> Figure:
+    """Return a figure of the original sizes, and of width / height, by class."""
+    table = files.assign(label=files.label.map(dict(enumerate(Look.names))), ratio=files.width / files.height)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
+    sns.scatterplot(table, x="width", y="height", hue="label", hue_order=Look.names, palette=dict(Look.colours), s=9, alpha=0.4,
+                    linewidth=0, ax=left)
+    sns.histplot(table, x="ratio", hue="label", hue_order=Look.names, palette=dict(Look.colours), stat="density", common_norm=False,
+                 element="step", bins=np.arange(0, table.ratio.max() + 0.1, 0.05).tolist(), ax=right, legend=False)
+    left.set(title="original size in pixels", xlim=(0, None), ylim=(0, None))
+    left.legend(title=None, markerscale=2)
+    right.set(title="width / height", xlabel="width / height", xlim=(0.5, max(2.5, table.ratio.max() + 0.1)))
+    return figure

@@ -152,10 +152,10 @@ from cxr.figures import (  # fold
     plot_confusion,
     plot_curves,
     plot_history,
+    plot_images_per_patient,
     plot_architecture,
     plot_panels,
     plot_reliability,
-    plot_shapes,
     plot_small_samples,
     receptive_field,
     tabulate_scores,
@@ -319,7 +319,7 @@ finish_figure(plot_panels(x_train[rows], captions, colours=Look.paint(y_train[ro
 # group are a mistake of whoever sorted them; two folders make the test easier than it should be.
 
 # %%
-from cxr.split import count_leaks, find_duplicates, link_patients, plot_images_per_patient  # fold
+from cxr.split import count_leaks, find_duplicates, link_patients  # fold
 
 # %%
 per_patient = files.groupby("patient").size()
@@ -344,7 +344,15 @@ print(f"{len(duplicates)} groups of identical {pictures} ({duplicates.images.sum
 
 # %%
 from cxr.measure import draw_patients, enclose, rank  # again
-from cxr.surroundings import answer_crossed, average_surroundings, describe_clues, describe_shapes, gather_clues, rank_clues  # fold
+from cxr.surroundings import (  # fold
+    answer_crossed,
+    average_surroundings,
+    describe_clues,
+    describe_shapes,
+    gather_clues,
+    plot_shapes,
+    rank_clues,
+)
 
 # %%
 pool = pd.concat([train_files, val_files], ignore_index=True)

@@ -14,7 +14,7 @@ ADDRESS = "https://colab.research.google.com/github/ada/lungs.2/blob/main/notebo
 @pytest.fixture
 def copy(tmp_path):
     """Copies of all files that name the repository, before it has an address."""
-    for name in (*badge.WORDS, badge.CITATION):
+    for name in (*badge.WORDS, badge.CITATION, "docs/first_screen.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     badge.write_address(tmp_path, None)

@@ -3,6 +3,8 @@
 import json
 
 import banner
+import build
+import numpy as np
 import pytest
 
 
@@ -35,6 +37,14 @@ def test_a_picture_without_the_mark_of_a_phantom_is_refused(outputs):
         path.write_bytes(path.read_bytes().replace(b"PHANTOM", b"SOMEONE"))
     with pytest.raises(SystemExit, match="is not a phantom"):
         try_banner(outputs)
+
+
+def test_the_small_picture_says_what_it_shows_and_fits_into_the_notebook():
+    pictures, heat = np.zeros((2, 8, 8, 1), np.uint8), np.ones((2, 8, 8))
+    figure = banner.draw_small(pictures, heat, {"NORMAL": 4, "bacterial": 9}, np.array([0.1, 0.93]))
+    assert [axis.get_title() for axis in figure.axes] == ["a film goes in", "out comes P(pneumonia) = 0.930"]
+    assert "PHANTOM" in figure.get_supxlabel() and [len(axis.images) for axis in figure.axes] == [1, 2]
+    assert (build.ROOT / "docs/first_screen.png").stat().st_size <= build.PICTURE_LIMIT
 
 
 def test_right_answers_of_each_finding_and_the_worst_mistake_are_chosen(outputs):

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.patches import Arc
 from sklearn import metrics as sk
 
 from cxr.figures import (
     Look,
+    cut_outliers,
     finish_figure,
     name_pictures,
     plot_architecture,
@@ -23,14 +25,14 @@ from cxr.figures import (
     plot_images_per_patient,
     plot_panels,
     plot_reliability,
-    plot_shapes,
-    plot_shifts,
     plot_small_samples,
     receptive_field,
     tabulate_scores,
 )
 from cxr.network import build_baseline, build_cnn
+from cxr.shift import plot_shifts
 from cxr.storage import StorageError
+from cxr.surroundings import plot_shapes
 
 FILES = pd.DataFrame({"split": ["train"] * 6 + ["test"] * 3, "label": [0, 1, 1, 1, 1, 1, 0, 0, 1],
                       "finding": ["normal", *["bacterial"] * 3, "viral", "viral", "normal", "normal", "viral"],
@@ -152,6 +154,7 @@ def test_the_history_marks_the_best_epoch(epochs):
     assert list(validation.get_ydata()) == table.val_loss.tolist() and best.get_xdata()[0] == min(2, epochs)
     assert by_title["loss"].get_ylim()[0] == 0
     assert training.get_marker() == ("o" if epochs == 1 else "None")  # a line of one point cannot be seen
+    assert (training.get_fillstyle(), validation.get_fillstyle()) == ("full", "none")  # nor whether it is dashed
 
 
 def test_a_loss_that_ran_away_does_not_flatten_the_others():
@@ -159,6 +162,45 @@ def test_a_loss_that_ran_away_does_not_flatten_the_others():
                          | dict.fromkeys(("accuracy", "val_accuracy", "auc", "val_auc"), 0.9))
     axis = next(axis for axis in plot_history(table).axes if axis.get_title() == "loss")
     assert 0.6 < axis.get_ylim()[1] < 5
+
+
+@pytest.mark.parametrize(("values", "left"), [
+    ([0.9, 0.27, 0.85, 0.95], [0.85, 0.9, 0.95]),  # the gap, .58, is wider than what is left, .1
+    ([0.62, 0.72, 0.85, 0.89, 0.9, 0.95, 0.99, 1.0], [0.62, 0.72, 0.85, 0.89, 0.9, 0.95, 0.99, 1.0]),  # a climb has no such gap
+    ([3, 0.5, 0.4, 450, 0.3, 0.35, 0.6, 500], [0.3, 0.35, 0.4, 0.5, 0.6, 3]),  # two of eight at most
+    ([0.1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 7], [0.9] * 6), ([0.9, 0.9, 0.9, 0.86], [0.86, 0.9, 0.9, 0.9]),
+    ([0.5, 0.9], [0.5, 0.9]), ([np.nan, 0.5, np.inf], [0.5]), ([np.nan, np.nan], [])])
+def test_an_outlier_is_what_a_gap_wider_than_all_the_rest_cuts_off(values, left):
+    assert cut_outliers(np.array(values)).tolist() == left
+
+
+def test_one_epoch_that_went_wrong_sets_no_axis_but_is_marked_with_its_value():
+    table = pd.DataFrame({"epoch": [1, 2, 3, 4], "loss": [0.6, 0.4, 0.3, 0.2], "val_loss": [0.5, 0.4, 9, 0.3], "learning_rate": 0.001,
+                          "accuracy": [0.8, 0.85, 0.9, 0.92], "val_accuracy": [0.82, 0.31, 0.9, 0.91], "auc": 0.9, "val_auc": 0.9})
+    panels = {axis.get_title(): axis for axis in plot_history(table).axes}
+    low, high = panels["accuracy"].get_ylim()
+    assert 0.75 < low < 0.8 and 0.92 < high < 1 and texts(panels["accuracy"]) == ["0.31"]
+    assert panels["accuracy"].collections[0].get_offsets().tolist() == [[2, low]]
+    assert list(panels["accuracy"].lines[1].get_ydata()) == [0.82, 0.31, 0.9, 0.91]  # the line still goes there
+    assert panels["loss"].get_ylim()[0] == 0 and 0.6 < panels["loss"].get_ylim()[1] < 0.7 and texts(panels["loss"]) == ["9"]
+    assert not panels["AUC"].collections and not texts(panels["AUC"])
+
+
+@pytest.mark.parametrize(("losses", "told"), [([0.7, 0.3, 0.6, 0.9], "dashed stays above from epoch 3 on"),
+                                              ([0.7, 0.5, 0.6, 0.1], "dashed is not above solid at the end"),
+                                              ([0.7, 0.5, 0.4, 0.3], "dashed stays above from epoch 1 on")])
+def test_the_legend_tells_from_where_on_validation_is_worse(losses, told):
+    table = pd.DataFrame({"epoch": [1, 2, 3, 4], "loss": [0.6, 0.4, 0.3, 0.2], "val_loss": losses, "learning_rate": 0.001}
+                         | dict.fromkeys(("accuracy", "val_accuracy", "auc", "val_auc"), 0.9))
+    loss = next(axis for axis in plot_history(table).axes if axis.get_title() == "loss")
+    assert " ".join(loss.get_legend().get_title().get_text().split()) == told
+
+
+def test_a_loss_that_became_nan_can_be_plotted():
+    table = pd.DataFrame({"epoch": [1, 2], "loss": np.nan, "val_loss": np.nan, "learning_rate": 0.001}
+                         | dict.fromkeys(("accuracy", "val_accuracy", "auc", "val_auc"), 0.5))
+    table.loc[0, "val_loss"] = 0.7
+    plot_history(table)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -246,8 +288,34 @@ def test_the_architecture_names_each_stage_once_with_its_shape():
     shapes, kinds = texts(axis)[::2], texts(axis)[1::2]
     assert shapes == ["64×64×1", "64×64×32", "32×32×32", "32×32×64", "16×16×64", "8×8×64", "8×8×128", "4×4×128", "2048", "128", "1"]
     assert kinds[:3] == ["Rescaling", "Conv", "MaxPooling"] and kinds[4] == "MaxPooling\nConv" and kinds[-1] == "Dense\nActivation"
-    words = "\n".join(texts(plot_architecture(build_cnn(64)).axes[0]))
-    assert "Conv ×4" in words and "Add ×2" in words and "InputLayer" not in words
+    assert not [patch for patch in axis.patches if isinstance(patch, Arc)]
+
+
+def test_each_residual_block_has_its_box_and_an_arc_over_it():
+    model = build_cnn(64)
+    axis = plot_architecture(model).axes[0]
+    shapes, kinds = texts(axis)[::2], texts(axis)[1::2]
+    assert shapes == ["64×64×1", "32×32×32", "16×16×32", "16×16×32", "16×16×32", "8×8×64", "8×8×64", "4×4×128", "4×4×128", "4×4×192",
+                      "192", "1"]
+    assert kinds[2] == "MaxPooling" and set(kinds[3:9]) == {"Conv ×2\nBatchNorm ×2\nReLU ×2\nAdd"}
+    arcs = [patch for patch in axis.patches if isinstance(patch, Arc)]
+    assert len(arcs) == sum(isinstance(layer, keras.layers.Add) for layer in model.layers) == 7
+    places = [text.get_position()[0] for text in axis.texts[::2]]
+    for number, arc in enumerate(arcs, 3):  # from the gap before the block's box to the gap behind it
+        left, right = arc.center[0] - arc.width / 2, arc.center[0] + arc.width / 2
+        assert [place for place in places if left < place < right] == [places[number]]
+
+
+def test_a_shortcut_over_two_maps_is_drawn_over_both():
+    inputs = keras.Input((16, 16, 1))
+    start = keras.layers.Conv2D(4, 3, padding="same", name="start")(inputs)
+    x = keras.layers.Conv2D(8, 3, padding="same")(start)
+    x = keras.layers.Conv2D(4, 3, padding="same")(x)
+    axis = plot_architecture(keras.Model(inputs, keras.layers.Add()([x, start]))).axes[0]
+    arc, = [patch for patch in axis.patches if isinstance(patch, Arc)]
+    first, *under = [text.get_position()[0] for text in axis.texts[::2]]
+    assert texts(axis)[::2] == ["16×16×4", "16×16×8", "16×16×4"]
+    assert first < arc.center[0] - arc.width / 2 < under[0] and under[-1] < arc.center[0] + arc.width / 2
 
 
 def test_pictures_of_one_size_only_can_be_plotted():

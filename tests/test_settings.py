@@ -2,8 +2,9 @@
 
 import os
 
+import papermill
 import pytest
-from build import read_settings
+from build import TEXT, read_cells, read_settings
 
 from cxr.settings import Settings, resolve_settings
 
@@ -76,6 +77,21 @@ def test_a_whole_number_becomes_what_keras_takes(name):
 
 
 def test_the_form_has_every_setting_and_no_other_name():
-    """The settings cell and the class are written in two places."""
+    """The settings cells and the class are written in two places."""
     assert set(DEFAULTS) - {"PRESETS"} == set(Settings.model_fields)
     assert vars(resolve_settings(DEFAULTS, "CPU")).keys() == Settings.model_fields.keys()
+
+
+def test_the_form_is_short_and_what_is_given_wins_over_both_cells():
+    """papermill writes what `make run` is given behind the cell tagged parameters; so that must be the last of the two."""
+    given = {"SEED": 7, "POSE": 0.25, "EPOCHS": 2}  # of the form, and of the advanced cell
+    book = papermill.iorw.load_notebook_node(str(TEXT.with_suffix(".ipynb")))
+    cells = papermill.parameterize.parameterize_notebook(book, given).cells
+    tagged = [cell for cell in cells if {"advanced", "parameters", "injected-parameters"}.intersection(cell.metadata.get("tags", []))]
+    values = {}
+    for cell in tagged:
+        exec(cell.source, values)
+    assert len(tagged) == 3
+    assert {name: values[name] for name in DEFAULTS} == DEFAULTS | given
+    form = next(cell.source for cell, _ in read_cells() if "parameters" in cell.metadata.get("tags", []))
+    assert form.count("  # @param ") == form.count("\n") <= 15

@@ -76,6 +76,7 @@ def clean_cell(cell):
     cell.metadata = {}
     if cell.cell_type == "markdown":
         cell.source = badge.LINE.sub("", cell.source)  # it opens the notebook that runs, not this one
+        cell.source = re.sub(r"\(data:image/png;base64,[^)]*\)", "(first_screen.png)", cell.source)  # GitHub shows files only
         return cell
     cell.outputs = list(filter(None, map(clean_output, cell.outputs)))
     if "hide-input" in tags:
