@@ -105,7 +105,8 @@ def plot_classifiers(scores: dict, columns: dict) -> Figure:
     for number, (column, colour) in enumerate(columns.items()):
         cells = [row[column] for row in scores.values()]
         values = np.array([one["value"] for one in cells])
-        reach = np.array([[one["value"] - one["low"], one["high"] - one["value"]] for one in cells]).T
+        # With few draws a value may lie beyond its own interval.
+        reach = np.maximum(0, [[one["value"] - one["low"] for one in cells], [one["high"] - one["value"] for one in cells]])
         axis.errorbar(values, np.arange(len(scores)) + 0.18 * number, xerr=reach, fmt="os^"[number], color=colour, label=column, lw=1)
     axis.set_yticks(np.arange(len(scores)) + 0.09 * (len(columns) - 1), list(scores))
     axis.axvline(0.5, color="#888888", linewidth=1, linestyle=":")

@@ -92,3 +92,11 @@ def test_a_hundred_children_are_a_hundred_dots():
         assert tuple(count for _, style, count in dots if style == "full") == alarms
         assert f"{alarms[0]} of {sum(alarms)} alarms right" in axis.get_title()
     plt.close(figure)
+
+
+def test_a_value_beyond_its_own_interval_can_be_drawn():
+    """With few draws that happens; with none that can be measured, all three are NaN."""
+    scores = {"one": {"AUC": {"value": 0.9, "low": 0.91, "high": 0.95}}, "two": {"AUC": dict.fromkeys(("value", "low", "high"), np.nan)}}
+    figure = plot_classifiers(scores, {"AUC": "black"})
+    figure.canvas.draw()
+    plt.close(figure)
