@@ -10,10 +10,12 @@ def make_thumbnails(pictures, size: int) -> np.ndarray:
     return np.stack([cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in pictures]).astype("float32") / 255
 
 
-def answer_linearly(values: np.ndarray, labels: np.ndarray, fit: np.ndarray) -> np.ndarray:
-    """Return the answers (n,) of a linear classifier that learnt from the rows `fit`, bool (n,): above 0 is PNEUMONIA.
+def learn_linearly(values: np.ndarray, labels: np.ndarray) -> RidgeClassifier:
+    """Return ridge regression (Hoerl and Kennard, 1970) of labels on values, (n, k), which it may change: it looks at every pixel once."""
+    return RidgeClassifier(alpha=10.0, copy_X=False).fit(values, labels)
 
-    `values`: float (n, …). Ridge regression of the labels (Hoerl and Kennard, 1970): the simplest model that looks at every pixel.
-    """
+
+def answer_linearly(values: np.ndarray, labels: np.ndarray, fit: np.ndarray) -> np.ndarray:
+    """Return the answers (n,) of a linear classifier for values (n, …); it learnt from the rows `fit`, bool. Above 0 is PNEUMONIA."""
     values = values.reshape(len(values), -1)
-    return RidgeClassifier(alpha=10.0, copy_X=False).fit(values[fit], labels[fit]).decision_function(values)
+    return learn_linearly(values[fit], labels[fit]).decision_function(values)

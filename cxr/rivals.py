@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from scipy import special
 
 from cxr.figures import Look
-from cxr.linear import answer_linearly
+from cxr.linear import learn_linearly
 from cxr.measure import predict_probabilities, score
-from cxr.shift import keep_border
 
 
 def find_conflicting(labels: np.ndarray, answers: np.ndarray, share: float = 0.25) -> np.ndarray:
@@ -29,13 +28,13 @@ def find_conflicting(labels: np.ndarray, answers: np.ndarray, share: float = 0.2
 def ask_classifiers(learnt: tuple, thumbnails: np.ndarray, baseline, x, ours: np.ndarray) -> dict[str, np.ndarray]:
     """Return {classifier: probabilities (n,)}: linear ones, of thumbnails (n, size, size) or of their frame; a baseline if not None; ours.
 
-    `learnt`: (thumbnails, labels) from which the linear ones learn; `x`: the images, or ImageBatches, for the baseline.
+    `learnt`: (thumbnails, labels, bool: which of them to learn from) for the linear ones; `x`: images or ImageBatches for the baseline.
     """
-    both, labels, fit = np.concatenate([learnt[0], thumbnails]), np.zeros(len(learnt[0]) + len(thumbnails)), len(learnt[0])
-    framed, rows = np.stack([keep_border(one) for one in both]), np.arange(len(both)) < fit
-    labels[rows] = learnt[1]
-    said = {name: special.expit(answer_linearly(values, labels, rows)[fit:])
-            for name, values in (("linear, only the frame", framed), ("linear, thumbnails", both))}
+    frame, said = np.pad(np.zeros([side - 6 for side in thumbnails.shape[1:]], bool), 3, constant_values=True).ravel(), {}
+    for name, seen in (("linear, only the frame", frame), ("linear, thumbnails", np.ones_like(frame))):
+        known, new = learnt[0].reshape(len(learnt[0]), -1), thumbnails.reshape(len(thumbnails), -1)[:, seen]
+        ridge = learn_linearly(known[np.ix_(learnt[2], seen)], learnt[1][learnt[2]])
+        said[name] = special.expit(ridge.decision_function(new))
     return said | ({} if baseline is None else {"baseline CNN": predict_probabilities(baseline, x)}) | {"residual CNN": ours}
 
 

@@ -412,7 +412,7 @@ pool_files.groupby(["part", "finding"], sort=False).agg(images=("path", "size"),
 # these answers. **Guess first:** what accuracies might 16 images show?
 
 # %%
-from cxr.linear import answer_linearly, make_thumbnails  # show
+from cxr.linear import answer_linearly, learn_linearly, make_thumbnails  # show
 
 thumbnails = make_thumbnails(itertools.chain(x_train, x_val), 24)
 right = ((answer_linearly(thumbnails, pool_labels, fit_rows) > 0) == pool_labels)[~fit_rows]
@@ -811,7 +811,7 @@ finish_figure(plot_shifts(shifts), title, "shifts", output_dir, data_kind)
 # them will fall most?
 
 # %%
-learnt, conflicting = (thumbnails[fit_rows], pool_labels[fit_rows]), find_conflicting(y_holdout, no_lung[~fit_rows])
+learnt, conflicting = (thumbnails, pool_labels, fit_rows), find_conflicting(y_holdout, no_lung[~fit_rows])
 said = ask_classifiers(learnt, thumbnails[~fit_rows], rival, holdout, p_holdout)
 lines = {name: choose_threshold(y_holdout, answers) for name, answers in said.items()} | {"residual CNN": threshold}
 rivals = compare_classifiers(y_holdout, said, lines, holdout_files.patient, group_by_clues(conflicting), settings)

@@ -58,8 +58,9 @@ def test_test_is_split_by_release_only_where_the_folder_is_kaggles():
 
 def test_the_frame_classifier_never_sees_the_middle_and_none_sees_the_labels_of_what_it_answers():
     generator = np.random.default_rng(0)
-    learnt = generator.random((60, 24, 24)).astype("float32"), np.arange(60) % 2
-    learnt[0][1::2, 0] += 1  # the top row tells the class
+    learnt = generator.random((80, 24, 24)).astype("float32"), np.arange(80) % 2, np.arange(80) < 60
+    learnt[0][1:60:2, 0] += 1  # the top row tells the class; in what is not learnt from, the other way round
+    learnt[0][60::2, 0] += 1
     films = generator.random((10, 24, 24)).astype("float32")
     films[5:, 0] += 1
     said = ask_classifiers(learnt, films, None, None, np.full(10, 0.5))
