@@ -55,7 +55,7 @@ coverage: install
 
 test-long: install
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "jax>=0.5"  # Keras's other backend
-	@$(VENV)/bin/python -m pytest -m long
+	@$(VENV)/bin/python -m pytest -m long $(SIDE_BY_SIDE)
 
 # Python 3.13 and the versions of Colab, in an environment of their own. What is called python3.13 may be a stand-in: each is tried.
 override COLAB := .venv-colab
