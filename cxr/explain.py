@@ -75,7 +75,6 @@ def check_grad_cam(model: keras.Model, x: np.ndarray, answers: np.ndarray, patie
             for name, values in (("alike", alike), ("hottest", hottest), ("random", anywhere))}
 
 
-
 def plot_grad_cam(x: np.ndarray, heat: np.ndarray, captions, colours, columns: int = 4) -> Figure:
     """Return a figure of radiographs with their heat maps laid over them; a new row where the kind (before ":") changes."""
     kinds = [caption.split(":")[0] for caption in captions]
@@ -103,9 +102,8 @@ def tabulate_findings(labels: np.ndarray, probabilities: np.ndarray, files: pd.D
     return pd.DataFrame(rows).T.rename(columns={"auc": "AUC against normal"})
 
 
-def pick_examples(labels: np.ndarray, probabilities: np.ndarray, threshold: float, seed: int, most: int = 4) -> tuple:
+def pick_examples(labels: np.ndarray, probabilities: np.ndarray, answers: np.ndarray, seed: int, most: int = 4) -> tuple:
     """Return (rows, captions, how many there are of each): up to `most` hits, misses, healthy ones that passed, and false alarms."""
-    answers = probabilities >= threshold
     kinds = {"hit": (labels == 1) & answers, "miss": (labels == 1) & ~answers,
              "healthy, passed": (labels == 0) & ~answers, "false alarm": (labels == 0) & answers}
     drawn = {kind: np.random.default_rng(seed).permutation(np.flatnonzero(chosen))[:most] for kind, chosen in kinds.items()}

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cxr.dataset import decode_odd, explain, hear_decoder, measure_jpeg, read_file
-from cxr.storage import StorageError, hold_lock, prepare_folder, refuse_storage, require_room
+from cxr.storage import StorageError, hold_lock, name_folder, prepare_folder, require_room
 
 
 def decode(data: bytes, size: int) -> tuple[np.ndarray, int, tuple[int, int]]:
@@ -181,27 +181,24 @@ def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], si
     unfinished = place.with_name(f"{place.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        unfinished.mkdir(parents=True)
-        images, needed = unfinished / "images.bin", len(paths) * size**2
-        require_room(unfinished, needed)
-        with images.open("wb") as file:  # takes its room at once: a mapped file that meets a full disk ends the process
-            getattr(os, "posix_fallocate", lambda number, _, end: os.truncate(number, end))(file.fileno(), 0, needed)
-        x = np.memmap(images, np.uint8, "r+", shape=(len(paths), size, size, 1))
-        rows = read_images(folder, paths, x, description, geometry)
-        count = keep_good(x, rows)
-        total = zlib.crc32(x[:count].data)
-        del x
-        os.truncate(images, count * size**2)
-        passing = any(problem.startswith("[Errno") for _, _, problem in rows)  # of the disk or network: worth another try
-        record = {"stamp": "" if passing else stamp, "crc32": total, "rows": rows}
-        (unfinished / "record.json").write_text(json.dumps(record), encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)
-        unfinished.rename(place)
-        return map_images(place / "images.bin", count, size), rows
-    except StorageError:
-        raise
-    except OSError as error:
-        raise refuse_storage(place.parent, error) from error
+        with name_folder(place.parent):
+            unfinished.mkdir(parents=True)
+            images, needed = unfinished / "images.bin", len(paths) * size**2
+            require_room(unfinished, needed)
+            with images.open("wb") as file:  # takes its room at once: a mapped file that meets a full disk ends the process
+                getattr(os, "posix_fallocate", lambda number, _, end: os.truncate(number, end))(file.fileno(), 0, needed)
+            x = np.memmap(images, np.uint8, "r+", shape=(len(paths), size, size, 1))
+            rows = read_images(folder, paths, x, description, geometry)
+            count = keep_good(x, rows)
+            total = zlib.crc32(x[:count].data)
+            del x
+            os.truncate(images, count * size**2)
+            passing = any(problem.startswith("[Errno") for _, _, problem in rows)  # of the disk or network: worth another try
+            record = {"stamp": "" if passing else stamp, "crc32": total, "rows": rows}
+            (unfinished / "record.json").write_text(json.dumps(record), encoding="utf-8")
+            shutil.rmtree(place, ignore_errors=True)
+            unfinished.rename(place)
+            return map_images(place / "images.bin", count, size), rows
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

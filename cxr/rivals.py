@@ -10,6 +10,7 @@ from scipy import special
 from cxr.figures import Look
 from cxr.linear import learn_linearly
 from cxr.measure import predict_probabilities, score
+from cxr.surroundings import mark_frame
 
 
 def find_conflicting(labels: np.ndarray, answers: np.ndarray, share: float = 0.25) -> np.ndarray:
@@ -30,7 +31,7 @@ def ask_classifiers(learnt: tuple, thumbnails: np.ndarray, baseline, x, ours: np
 
     `learnt`: (thumbnails, labels, bool: which of them to learn from) for the linear ones; `x`: images or ImageBatches for the baseline.
     """
-    frame, said = np.pad(np.zeros([side - 6 for side in thumbnails.shape[1:]], bool), 3, constant_values=True).ravel(), {}
+    frame, said = mark_frame(thumbnails.shape[1]).ravel(), {}
     for name, seen in (("linear, only the frame", frame), ("linear, thumbnails", np.ones_like(frame))):
         known, new = learnt[0].reshape(len(learnt[0]), -1), thumbnails.reshape(len(thumbnails), -1)[:, seen]
         ridge = learn_linearly(known[np.ix_(learnt[2], seen)], learnt[1][learnt[2]])
@@ -40,13 +41,15 @@ def ask_classifiers(learnt: tuple, thumbnails: np.ndarray, baseline, x, ours: np
 
 def group_by_clues(conflicting: np.ndarray) -> dict[str, tuple]:
     """Return the columns of `compare_classifiers` for images of which bool (n,) conflict with the clues."""
-    return {"AUC": (slice(None), "auc"), "accuracy": (slice(None), "accuracy"), "AUC, agreeing": (~conflicting, "auc"),
+    everything = slice(None)
+    return {"AUC": (everything, "auc"), "accuracy": (everything, "accuracy"), "AUC, agreeing": (~conflicting, "auc"),
             **{f"{name}, conflicting": (conflicting, name.lower()) for name in ("AUC", "sensitivity", "specificity")}}
 
 
 def group_by_release(only: np.ndarray) -> dict[str, tuple]:
     """Return the columns of `compare_classifiers` for a test set of which bool (n,) are in Kaggle's copy alone."""
-    columns: dict[str, tuple] = {f"test {name}": (slice(None), name.lower()) for name in ("AUC", "accuracy", "sensitivity", "specificity")}
+    everything = slice(None)
+    columns: dict[str, tuple] = {f"test {name}": (everything, name.lower()) for name in ("AUC", "accuracy", "sensitivity", "specificity")}
     shared = {f"AUC, the {np.sum(~only)} of both releases": (~only, "auc"), f"specificity, Kaggle's {only.sum()}": (only, "specificity")}
     return columns | (shared if only.any() else {})
 
@@ -54,11 +57,15 @@ def group_by_release(only: np.ndarray) -> dict[str, tuple]:
 def compare_classifiers(labels: np.ndarray, said: dict, lines: dict, patients, columns: dict, settings) -> dict[str, dict]:
     """Return {classifier: {column: {"value", "low", "high"}}} for {classifier: probabilities (n,)} and their thresholds, `lines`.
 
-    `columns`: {column: (the rows that count; the name of a score)}; intervals are 95 %, drawn by patient.
+    `columns`: {column: (the rows that count; the name of a score)}; intervals are 95 %, drawn by patient. Columns of the same rows
+    (one object) are scored together.
     """
-    patients = np.asarray(patients)
-    return {name: {column: score(labels[rows], answers[rows], patients[rows], lines[name], settings.RESAMPLES, settings.SEED)[wanted]
-                   for column, (rows, wanted) in columns.items()} for name, answers in said.items()}
+    patients, parts, result = np.asarray(patients), {id(rows): rows for rows, _ in columns.values()}, {}
+    for name, answers in said.items():
+        scores = {part: score(labels[rows], answers[rows], patients[rows], lines[name], settings.RESAMPLES, settings.SEED)
+                  for part, rows in parts.items()}
+        result[name] = {column: scores[id(rows)][wanted] for column, (rows, wanted) in columns.items()}
+    return result
 
 
 def describe_falls(scores: dict) -> str:

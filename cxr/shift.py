@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from cxr.batches import ImageBatches, change_batches
 from cxr.figures import Look
 from cxr.measure import draw_patients, measure, predict_probabilities, to_logits
-from cxr.surroundings import find_marks
+from cxr.surroundings import find_marks, mark_frame
 
 
 def list_shifts(size: int) -> dict:
@@ -71,10 +71,7 @@ def measure_shifts(labels: np.ndarray, changed: dict[str, np.ndarray], threshold
 
 def keep_border(picture: np.ndarray, share: float = 0.12) -> np.ndarray:
     """Return a picture, float32 (size, size), of which only a frame of this share of its width is left, the rest at the mean grey."""
-    width = round(share * len(picture))
-    kept = picture.copy()
-    kept[width:-width, width:-width] = picture.mean()
-    return kept
+    return np.where(mark_frame(len(picture), share), picture, picture.mean())
 
 
 def hide_border(picture: np.ndarray, share: float = 0.12) -> np.ndarray:

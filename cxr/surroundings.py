@@ -41,12 +41,17 @@ def describe_file(path: str | Path) -> tuple[float, float, bool]:
         return np.log(size), np.log(size / stored.width / stored.height), stored.mode not in ("L", "1", "I", "I;16")
 
 
+def mark_frame(size: int, share: float = 0.12) -> np.ndarray:
+    """Return bool (size, size), True in a frame of this share of the width."""
+    width = round(share * size)
+    return np.pad(np.zeros((size - 2 * width, size - 2 * width), bool), width, constant_values=True)
+
+
 def look_around(picture: np.ndarray) -> tuple:
     """Return what a picture, uint8 (height, width, 1), shows outside the lungs: its letters, grey levels, corners and frame."""
     small, fine = (cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for side in (24, 48))
     marks, ends = cv2.resize(255 * find_marks(picture), (12, 12), interpolation=cv2.INTER_AREA), np.r_[:9, 39:48]
-    frame = np.pad(np.zeros((18, 18), bool), 3, constant_values=True)
-    return marks, np.histogram(picture, 32, (0, 256))[0] / picture.size, fine[np.ix_(ends, ends)], small[frame]
+    return marks, np.histogram(picture, 32, (0, 256))[0] / picture.size, fine[np.ix_(ends, ends)], small[mark_frame(len(small))]
 
 
 def gather_clues(pictures: list, files: pd.DataFrame, folder: str | Path) -> dict[str, np.ndarray]:

@@ -940,7 +940,7 @@ from cxr.explain import grad_cam  # show
 
 # %%
 answers = p_test >= threshold
-rows, captions, title = pick_examples(y_test, p_test, threshold, settings.SEED)
+rows, captions, title = pick_examples(y_test, p_test, answers, settings.SEED)
 figure = plot_grad_cam(x_test[rows], grad_cam(model, x_test[rows], answers[rows]), captions, Look.paint(y_test[rows]))
 finish_figure(figure, f"What speaks for the answer: {title} ({pictures})", "grad_cam", output_dir, data_kind)
 
