@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -30,12 +31,20 @@ from cxr.storage import hold_lock  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def same_environment():
-    """No test leaves anything in the environment for the next one."""
-    before = dict(os.environ)
+def same_world():
+    """No test leaves anything for the next one: in the environment, an open figure, another style, another working folder."""
+    environment, style, folder = dict(os.environ), dict(matplotlib.rcParams), Path.cwd()
     yield
     os.environ.clear()
-    os.environ.update(before)
+    os.environ.update(environment)
+    os.chdir(folder)
+    if plt := sys.modules.get("matplotlib.pyplot"):
+        plt.close("all")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some parameters of matplotlib are deprecated, reading them is not
+            matplotlib.rcParams.update(style)
+    if keras := sys.modules.get("keras"):
+        keras.config.set_dtype_policy("float32")
 
 
 def draw_once(factory, name, *numbers, seed):
