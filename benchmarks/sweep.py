@@ -104,6 +104,94 @@ unlike = np.concatenate([sick[0][np.argsort(clue[sick[0]])[:len(sick[0]) // 4]],
 fit = ImageBatches(fit.arrays, np.append(fit.rows, np.repeat(fit.rows[unlike], 3)), np.append(fit.labels, np.repeat(fit.labels[unlike], 3)),
                    fit.size, fit.seed, fit.devices, fit.class_weights)
 """)],
+    # A light or a shadow that comes from one side, a corner or the middle.
+    "shade": [("(x - mean) * keras.ops.exp(self.draw(x, -0.5, 0.5)) + mean + self.draw(x, -0.25, 0.25)",
+               "(x - mean) * keras.ops.exp(self.draw(x, -0.5, 0.5)) + mean + self.draw(x, -0.25, 0.25) + sum(self.draw(x, -0.4, 0.4) * side"
+               " for side in shade(*x.shape[1:3]))"),
+              ("class RandomTexture(RandomChange):", """def shade(height, width):
+    down, right = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return [side[:, :, None].astype("float32") for side in (down, right, down * right, down**2 - 0.5, right**2 - 0.5)]
+
+
+class RandomTexture(RandomChange):""")],
+    # What the clues of section 3 know already need not be learnt: the loss is that of the product of both answers (Clark et al. 2019,
+    # arXiv:1909.03683), the clues' being cross-fitted. Labels to learn from: 1000 + 100 × the label + the log odds by the clues.
+    "experts": [("device_count, settings.CLASS_WEIGHTS)\n", """device_count, settings.CLASS_WEIGHTS)
+from sklearn.linear_model import LogisticRegression
+clue = no_lung[fit_rows][:, None]
+odds = LogisticRegression(C=100).fit(clue, fit.labels).decision_function(clue)
+fit.labels = (1000 + 100 * fit.labels.astype("float32") + np.clip(odds, -8, 8)).astype("float32")
+
+
+def split_labels(labels):
+    labels = keras.ops.cast(keras.ops.reshape(labels, (-1, 1)), "float32")
+    sick = keras.ops.where(labels > 500, keras.ops.cast(labels > 1050, "float32"), labels)
+    return sick, keras.ops.where(labels > 500, labels - 1000 - 100 * sick, 0 * labels)
+
+
+def expert_loss(labels, answers):
+    (sick, known), answers = split_labels(labels), keras.ops.clip(answers, 1e-7, 1 - 1e-7)
+    logit = keras.ops.log(answers) - keras.ops.log(1 - answers) + known
+    return keras.losses.binary_crossentropy(sick, logit, from_logits=True)
+
+
+class ExpertAccuracy(keras.metrics.BinaryAccuracy):
+    def update_state(self, labels, answers, sample_weight=None):
+        super().update_state(split_labels(labels)[0], answers, sample_weight)
+
+
+class ExpertAUC(keras.metrics.AUC):
+    def update_state(self, labels, answers, sample_weight=None):
+        super().update_state(split_labels(labels)[0], answers, sample_weight)
+
+
+"""),
+                ('                  "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])\n    state',
+                 '                  expert_loss, metrics=[ExpertAccuracy(name="accuracy"), ExpertAUC(name="auc")])\n    state')],
+    # In half of the pictures the grey levels of another one, rank for rank.
+    "histogram": [("RandomTexture(texture)]", "RandomTexture(texture), RandomHistogram()]"),
+                  ("class RandomTexture(RandomChange):", """class RandomHistogram(RandomChange):
+    def change(self, x):
+        flat = keras.ops.reshape(x, (keras.ops.shape(x)[0], -1))
+        other = keras.random.shuffle(keras.ops.sort(flat, axis=1), axis=0, seed=self.generator)
+        moved = keras.ops.take_along_axis(other, keras.ops.argsort(keras.ops.argsort(flat, axis=1), axis=1), axis=1)
+        return keras.ops.where(self.draw(x, -1, 1) > 0, keras.ops.reshape(moved, keras.ops.shape(x)), x)
+
+
+class RandomTexture(RandomChange):""")],
+    # MixStyle (Zhou et al. 2021, arXiv:2104.02008): in half of the batches each channel has the mean and spread of another film's.
+    "mixstyle": [("            x = residual_block(x, filters, stride if block == 0 else 1, f\"stage{stage}_block{block + 1}\")",
+                  "            x = residual_block(x, filters, stride if block == 0 else 1, f\"stage{stage}_block{block + 1}\")\n"
+                  "        x = MixStyle(name=f\"mix{stage}\")(x) if stage < 3 else x"),
+                 ("def residual_block(", """@keras.saving.register_keras_serializable()
+class MixStyle(layers.Layer):
+    def __init__(self, **rest):
+        super().__init__(**rest)
+        self.generator = keras.random.SeedGenerator()
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        count = keras.ops.shape(x)[0]
+        mean = keras.ops.stop_gradient(keras.ops.mean(x, axis=(1, 2), keepdims=True))
+        spread = keras.ops.stop_gradient(keras.ops.sqrt(keras.ops.var(x, axis=(1, 2), keepdims=True) + 1e-6))
+        order = keras.random.shuffle(keras.ops.arange(count), seed=self.generator)
+        own = keras.random.beta((count, 1, 1, 1), 0.3, 0.3, seed=self.generator)
+        mixed = [own * one + (1 - own) * keras.ops.take(one, order, axis=0) for one in (mean, spread)]
+        use = keras.ops.cast(keras.random.uniform((1, 1, 1, 1), seed=self.generator) < 0.5, x.dtype)
+        return use * ((x - mean) / spread * mixed[1] + mixed[0]) + (1 - use) * x
+
+
+def residual_block(""")],
+    # Before it is squashed, a film is cut to 5 : 4, so that what is in it is stretched alike in both classes.
+    "cut": [('    if geometry == "squash":\n', """    if geometry == "squash":
+        (width, height), (rows, columns) = extent, grey.shape
+        wide, high = min(width, round(1.25 * height)), min(height, round(width / 1.25))
+        left, top = round((width - wide) / 2 / by), round((height - high) / 2 / by)
+        grey = grey[top: top + max(1, round(high / by)), left: left + max(1, round(wide / by))]
+        by, extent = 1, grey.shape[::-1]
+""")],
+    "stretch": [("stretch, right, down = self.draw(x, -0.15, 0.15)", "stretch, right, down = self.draw(x, -0.3, 0.3)")],
     "plain": [("    model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)", "    model = build_baseline(settings.IMAGE_SIZE)"),
               ('    x = layers.Flatten(name="flatten")(x)\n',
                '    x = layers.Flatten(name="flatten")(layers.Activation("linear", name="features")(x))\n'),
@@ -157,12 +245,21 @@ GRIDS = {
     # against the clues that have nothing to do with lungs
     "shortcuts": {"tone curves of five pieces": {"PATCH": "curves"}, "frame covered at random": {"PATCH": "frame"},
                   "marks put on at random": {"PATCH": "marks"}, "conflicting films four times": {"PATCH": "conflicting"}},
+    # the same and more, asked where the clues always mislead: with --left-out
+    "left-out": {"a light from one side": {"PATCH": "shade"}, "tone curves of five pieces": {"PATCH": "curves"},
+                 "histogram of another film": {"PATCH": "histogram"}, "MixStyle": {"PATCH": "mixstyle"},
+                 "frame covered at random": {"PATCH": "frame"}, "marks put on at random": {"PATCH": "marks"},
+                 "stretched twice as wide": {"PATCH": "stretch"}, "pose twice as strong": {"POSE": 1.0},
+                 "exposure twice as strong": {"EXPOSURE": 1.0}, "texture twice as strong": {"TEXTURE": 1.0},
+                 "averaged weights": {"PATCH": "averaged"}, "product with the clues' answer": {"PATCH": "experts"}},
     # the shape of a film: needs pictures that still have theirs
     "geometry": {"middle square": {"GEOMETRY": "crop"}, "whole film between bars": {"GEOMETRY": "fit"}},
 }
 SCORES = {"validation AUC": ("validation", "auc"), "conflicting, AUC": ("conflicting", "auc"), "low numbers, AUC": ("test", "auc"),
           "changed, lowest AUC": ("shifts", "lowest auc"),
           "changed together, AUC": ("changed_together", "auc")}
+LEFT_OUT = {"validation AUC": ("validation", "auc"), "left out, AUC": ("test", "auc"), "left out, sensitivity": ("test", "sensitivity"),
+            "left out, specificity": ("test", "specificity"), "changed together, AUC": ("changed_together", "auc")}
 OPENED = {"validation AUC": ("validation", "auc"), "conflicting, AUC": ("conflicting", "auc"),
           "test AUC": ("test", "auc"), "test accuracy": ("test", "accuracy"),
           "test sensitivity": ("test", "sensitivity"), "test specificity": ("test", "specificity"),
@@ -269,8 +366,7 @@ def run_once(settings, folder):
 
 
 def read_clues(data, size=96):
-    """Return {path of an image of train and val: an answer to it from all that is not lung}, as section 3 of the notebook makes it."""
-    import numpy as np
+    """Return a table of the images of train and val by path: `clue`, an answer from all that is not lung (section 3), `label`, `group`."""
     import pandas as pd
 
     from cxr.dataset import list_images
@@ -279,9 +375,26 @@ def read_clues(data, size=96):
     from cxr.surroundings import answer_crossed, gather_clues
     files = list_images(data)
     x, files, _ = load_split(data, files[files.split != "test"], size, "Clues")
-    groups = link_patients(files.patient, find_duplicates(x, files)[0])
-    answers = answer_crossed(gather_clues(list(x), files, data)["all of these"], files.label.to_numpy(), groups)
-    return pd.Series(np.asarray(answers), files.path)
+    labels, groups = files.label.to_numpy(), link_patients(files.patient, find_duplicates(x, files)[0])
+    answers = answer_crossed(gather_clues(list(x), files, data)["all of these"], labels, groups)
+    return pd.DataFrame({"clue": answers, "label": labels, "group": groups}, files.path)
+
+
+def leave_out(data, target):
+    """Make a folder like `data`, without its test: in its place come the images of train and val on which the clues mislead.
+
+    Its train is the patients who have no such image. So the clues always hold where the network learns, and never where it is asked.
+    """
+    from cxr.rivals import find_conflicting
+    table = read_clues(data)
+    misled = find_conflicting(table.label.to_numpy(), table.clue.to_numpy())
+    for path, asked, kept in zip(table.index, misled, ~table.group.isin(table.group[misled])):
+        if asked or kept:
+            place = target / ("test" if asked else "train") / Path(path).parent.name / Path(path).name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.exists():
+                os.link(data / path, place)
+    return target
 
 
 def add_conflicting(run, clues):
@@ -360,14 +473,29 @@ def ensemble(runs, scores=("auc", "accuracy", "sensitivity", "specificity"), res
     import numpy as np
     from scipy import special
 
-    from cxr.measure import choose_threshold, score
+    from cxr.measure import choose_threshold, draw_patients, rank, score
     logits = special.logit(np.clip([run["predictions"].probability for run in runs], 1e-7, 1 - 1e-7))
     table = runs[0]["predictions"].assign(probability=special.expit(logits.mean(axis=0)))
     validation, test = (table[table.split == part] for part in ("validation", "test"))
     threshold = choose_threshold(validation.label.to_numpy(), validation.probability.to_numpy())
     reached = score(test.label.to_numpy(), test.probability.to_numpy(), test.patient, threshold, resamples, 0)
     words = ", ".join(f"{name} {reached[name]['value']:.4f} [{reached[name]['low']:.4f}, {reached[name]['high']:.4f}]" for name in scores)
-    return f"Together, as the mean of their logits, the {len(runs)} networks of the reference reach {words} where \"{{}}\" is meant above."
+    labels, alone = test.label.to_numpy(), logits[:, (table.split == "test").to_numpy()]
+    gains = [rank(labels, test.probability.to_numpy(), weights)[0] - np.mean([rank(labels, one, weights)[0] for one in alone])
+             for weights in (np.ones(len(labels)), *draw_patients(test.patient, resamples, 0))]
+    low, high = np.quantile(gains[1:], (0.025, 0.975))
+    return (f"Together, as the mean of their logits, the {len(runs)} networks of the reference reach {words} where \"{{}}\" is meant "
+            f"above: in AUC {gains[0]:+.4f} [{low:+.4f}, {high:+.4f}] to one of them alone.")
+
+
+def tabulate_classifiers(runs):
+    """Return as Markdown the AUCs of the classifiers of section 7, on validation and on test, mean ± SD over the runs."""
+    lines = ["| classifier | validation AUC | AUC, left out |", "|---|---|---|"]
+    for name in runs[0]["classifiers"]:
+        cells = [[run["classifiers"][name][column]["value"] for run in runs] for column in ("AUC", "test AUC")]
+        spread = [f" ± {statistics.stdev(values):.3f}" if len(runs) > 1 else "" for values in cells]
+        lines.append(f"| {name} | " + " | ".join(f"{statistics.mean(values):.3f}{more}" for values, more in zip(cells, spread)) + " |")
+    return "\n".join(lines)
 
 
 def tabulate(results, table, scores=SCORES):
@@ -434,12 +562,16 @@ def main():
     parser.add_argument("--base", default="", metavar="SETTING:VALUE,…", help="settings of all runs, beyond the protocol")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/sweep", help="where the runs are kept (default outputs/sweep)")
     parser.add_argument("--save", type=Path, metavar="NAME", help="write the table to NAME.md and the picture to NAME.png")
+    parser.add_argument("--left-out", action="store_true", help="ask for the images on which the clues mislead, and learn from the others")
     parser.add_argument("--open-test", action="store_true", help="use the data as they are, test included, and report it")
     arguments = parser.parse_args()
-    scores = OPENED if arguments.open_test else SCORES
+    if arguments.open_test and arguments.left_out:
+        parser.error("--left-out closes test, --open-test opens it: give one of the two")
+    mode, scores = ("opened", OPENED) if arguments.open_test else ("left-out", LEFT_OUT) if arguments.left_out else ("closed", SCORES)
     base = PROTOCOL | parse_recipe(f"base={arguments.base}")[1]
     recipes = {"reference": {}} | GRIDS.get(arguments.grid, {}) | dict(parse_recipe(word) for word in arguments.recipes)
-    data = arguments.data.resolve() if arguments.open_test else imitate_shift(arguments.data, arguments.work / "imitation" / "chest_xray")
+    make = {"opened": lambda data, _: data.resolve(), "left-out": leave_out, "closed": imitate_shift}[mode]
+    data = make(arguments.data, arguments.work / ("left-out-data" if arguments.left_out else "imitation") / "chest_xray")
     results, known = {}, build.read_settings()
     for seed in arguments.seeds:
         for name, changes in recipes.items():
@@ -447,12 +579,12 @@ def main():
             unknown = set(settings) - set(known) - {"PATCH"}
             if unknown:
                 sys.exit(f"{name}: the notebook has no setting {', '.join(sorted(unknown))}.")
-            folder = arguments.work / ("opened" if arguments.open_test else "closed") / identify(known | base | changes) / str(seed)
+            folder = arguments.work / mode / identify(known | base | changes) / str(seed)
             since = time.perf_counter()
             results.setdefault(name, []).append(run_once(settings, folder))
             print(f"{name}, seed {seed}: validation AUC {pick(results[name][-1], SCORES['validation AUC']):.4f} "
                   f"({(time.perf_counter() - since) / 60:.1f} min)", flush=True)
-    clues = read_clues(data)
+    clues = read_clues(data).clue
     results = {name: [add_conflicting(one, clues) for one in runs] for name, runs in results.items()}
     table = compare(results, scores=scores)
     protocol, seeds = ", ".join(f"{key} {value}" for key, value in base.items()), ", ".join(map(str, arguments.seeds))
@@ -464,7 +596,9 @@ def main():
         counts = " and ".join(f"{count} {name}" for name, count in first["counts"]["test"].items())
         words += f" The folder \"test\" of these data is not the official one: it has {counts}."
     if len(arguments.seeds) > 1:
-        words += "\n\n" + ensemble(results["reference"]).format("test" if arguments.open_test else "low numbers")
+        words += "\n\n" + ensemble(results["reference"]).format({"opened": "test", "left-out": "left out", "closed": "low numbers"}[mode])
+    if arguments.left_out:
+        words += "\n\n" + tabulate_classifiers(results["reference"])
     text = f"{tabulate(results, table, scores)}\n\n{words}\n"
     print(f"\n{text}")
     if arguments.save:
