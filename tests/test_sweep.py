@@ -218,3 +218,86 @@ def test_networks_together_beat_each_of_them_where_their_mistakes_differ():
         run["predictions"] = run["predictions"].assign(probability=odds / (1 + odds))
     alone = [float(re.search(r"auc ([\d.]+)", sweep.ensemble([run], resamples=20))[1]) for run in runs]
     assert float(re.search(r"auc ([\d.]+)", sweep.ensemble(runs, resamples=20))[1]) > max(alone) + 0.02
+
+
+def test_what_is_left_out_is_what_the_clues_mislead_on_and_its_patients_are_not_learnt_from(drawn_tiny, tmp_path):
+    made = sweep.leave_out(drawn_tiny, tmp_path / "made")
+    table = sweep.read_clues(drawn_tiny)
+    asked, kept = ({path.name for path in (made / split).glob("*/*")} for split in ("test", "train"))
+    for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+        own = table[table.label == label].sort_values("clue", ascending=bool(label))  # the most misleading first
+        expected = {path.split("/")[-1] for path in own.index[:round(len(own) / 4)]}
+        assert expected == {path.name for path in (made / "test" / name).iterdir()}
+    group = {path.split("/")[-1]: group for path, group in table.group.items()}
+    assert kept and not {group[name] for name in asked} & {group[name] for name in kept}
+    assert all((made / split / path.parent.name / path.name).read_bytes() == path.read_bytes()
+               for split in ("train", "test") for path in drawn_tiny.glob("train/*/*") if (made / split / path.parent.name / path.name).exists())
+
+
+def test_the_gain_of_networks_together_is_to_the_mean_of_them_alone():
+    """Logits 1 and 3 of a sick child, 0 and 2 of a healthy one: alone 1 and 0, with 2 against 1 together 1; a gain of a half."""
+    odds = np.exp([[1, 0, 5, -5], [2, 3, 5, -5]])
+    table = pd.DataFrame({"split": ["test", "test", "validation", "validation"], "label": [1, 0, 1, 0], "patient": list("abcd")})
+    table = pd.concat([table[:2], table[:2].replace({"a": "e", "b": "f"}), table[2:]], ignore_index=True)
+    odds = np.concatenate([odds[:, :2], odds[:, :2], odds[:, 2:]], axis=1)
+    odds[0, [0, 2]] *= np.e**2
+    runs = [{"predictions": table.assign(probability=one / (1 + one))} for one in odds]
+    assert "in AUC +0.5000" in sweep.ensemble(runs, resamples=20)
+
+
+def test_the_classifiers_are_averaged_over_the_runs():
+    runs = [{"classifiers": {"linear": {"AUC": {"value": value}, "test AUC": {"value": value - 0.1}}}} for value in (0.8, 0.9)]
+    assert "| linear | 0.850 ± 0.071 | 0.750 ± 0.071 |" in sweep.tabulate_classifiers(runs)
+
+
+def test_a_film_takes_the_grey_levels_of_another_one_rank_for_rank(tmp_path):
+    names = define_patched("histogram", tmp_path)[1]
+    pictures = np.stack([np.linspace(0, 0.4, 64), np.linspace(1, 0.5, 64)]).reshape(2, 8, 8, 1).astype("float32")
+    layer, moved = names["RandomHistogram"](1.0), set()
+    for _ in range(20):
+        for before, after in zip(pictures, np.asarray(layer(pictures, training=True))):
+            own = [sorted(one.ravel().tolist()) == sorted(after.ravel().tolist()) for one in pictures]
+            assert any(own) and (np.argsort(before.ravel()) == np.argsort(after.ravel())).all()
+            moved.add((before[0, 0, 0] == 0, own.index(True)))
+    assert len(moved) == 4  # each film has had its own grey levels and the other's
+    assert (np.asarray(layer(pictures)) == pictures).all()
+
+
+def test_mixstyle_mixes_mean_and_spread_and_nothing_else_in_training_only(tmp_path):
+    names = define_patched("mixstyle", tmp_path)[1]
+    maps = np.random.default_rng(0).normal([[[[0.0, 5.0]]], [[[3.0, 1.0]]]], 1, (2, 6, 6, 2)).astype("float32")
+    layer = names["MixStyle"]()
+    assert (np.asarray(layer(maps)) == maps).all()
+    changed = [np.asarray(layer(maps, training=True)) for _ in range(20)]
+    assert any(np.allclose(one, maps) for one in changed) and not all(np.allclose(one, maps, atol=1e-3) for one in changed)
+    for one in changed:
+        standard = [(values - values.mean((1, 2), keepdims=True)) / values.std((1, 2), keepdims=True) for values in (one, maps)]
+        assert np.allclose(*standard, atol=1e-3)
+        means = maps.mean((1, 2))
+        assert (one.mean((1, 2)) > means.min(0) - 1e-3).all() and (one.mean((1, 2)) < means.max(0) + 1e-3).all()
+
+
+def test_what_the_clues_know_counts_as_if_the_network_had_said_it(tmp_path):
+    """Sick, the clues' log odds 2, the network's 1: -log(sigmoid(3)). Held-out labels are 0 and 1, and the clues are not asked."""
+    names = define_patched("experts", tmp_path)[1]
+    tree = next(node for node in ast.walk(ast.parse(sweep.PATCHES["experts"][0][1].split("\n", 1)[1])) if isinstance(node, ast.Module))
+    execute([node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))], names)
+    labels = np.array([1102, 998, 1, 0], "float32")  # sick 2, healthy -2
+    logits = np.array([1, 1, 1, 1.0])
+    loss = np.asarray(names["expert_loss"](labels, (1 / (1 + np.exp(-logits)))[:, None].astype("float32")))
+    by_hand = [np.log1p(np.exp(-3)), np.log1p(np.exp(-1)), np.log1p(np.exp(-1)), np.log1p(np.exp(1))]
+    assert loss == pytest.approx(by_hand, abs=1e-5)
+    metric = names["ExpertAccuracy"]()
+    metric.update_state(labels, np.array([[0.9], [0.1], [0.9], [0.1]]))
+    assert float(metric.result()) == 1
+
+
+def test_films_are_cut_to_one_shape_before_they_are_squashed(tmp_path):
+    """Of 300 × 100 pixels the middle 125 columns stay, of 100 × 300 the middle 80 rows."""
+    make = define_patched("cut", tmp_path)[1]["make_square"]
+    wide = np.repeat(np.arange(300) // 2, 100).reshape(300, 100).T.astype(np.uint8)
+    for film, side in ((wide, 1), (wide.T, 0)):
+        made = make(np.ascontiguousarray(film), 1, film.shape[::-1], 20, "squash").astype(float)
+        lost = (300 - (125 if side else 80)) / 2
+        assert made.shape == (20, 20)
+        assert made.mean(1 - side)[[0, -1]] == pytest.approx([lost / 2, 150 - lost / 2], abs=3)
