@@ -74,6 +74,19 @@ PATCHES = {
 
 
 class RandomTexture(RandomChange):""")],
+    # Half of the pictures get the frame of another film, up to a sixth of the width on each side.
+    "swapped": [("RandomTexture(texture)]", "RandomTexture(texture), RandomSwap()]"),
+                ("class RandomTexture(RandomChange):", """class RandomSwap(RandomChange):
+    def change(self, x):
+        height, width = x.shape[1:3]
+        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+        top, bottom, left, end = (self.draw(x, 0, 1 / 6) for _ in range(4))
+        kept = keras.ops.cast((down >= top) & (down < 1 - bottom) & (right >= left) & (right < 1 - end), x.dtype)
+        kept = keras.ops.maximum(kept, keras.ops.cast(self.draw(x, -1, 1) > 0, x.dtype))
+        return kept * x + (1 - kept) * keras.random.shuffle(x, axis=0, seed=self.generator)
+
+
+class RandomTexture(RandomChange):""")],
     # Two bright marks, as large as a letter, somewhere in the outer third, in half of the pictures.
     "marks": [("RandomTexture(texture)]", "RandomMarks(), RandomTexture(texture)]"),
               ("class RandomTexture(RandomChange):", """class RandomMarks(RandomChange):
@@ -248,7 +261,8 @@ GRIDS = {
     # the same and more, asked where the clues always mislead: with --left-out
     "left-out": {"a light from one side": {"PATCH": "shade"}, "tone curves of five pieces": {"PATCH": "curves"},
                  "histogram of another film": {"PATCH": "histogram"}, "MixStyle": {"PATCH": "mixstyle"},
-                 "frame covered at random": {"PATCH": "frame"}, "marks put on at random": {"PATCH": "marks"},
+                 "frame covered at random": {"PATCH": "frame"}, "frame of another film": {"PATCH": "swapped"},
+                 "marks put on at random": {"PATCH": "marks"},
                  "stretched twice as wide": {"PATCH": "stretch"}, "pose twice as strong": {"POSE": 1.0},
                  "exposure twice as strong": {"EXPOSURE": 1.0}, "texture twice as strong": {"TEXTURE": 1.0},
                  "averaged weights": {"PATCH": "averaged"}, "product with the clues' answer": {"PATCH": "experts"}},

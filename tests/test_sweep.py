@@ -230,8 +230,7 @@ def test_what_is_left_out_is_what_the_clues_mislead_on_and_its_patients_are_not_
         assert expected == {path.name for path in (made / "test" / name).iterdir()}
     group = {path.split("/")[-1]: group for path, group in table.group.items()}
     assert kept and not {group[name] for name in asked} & {group[name] for name in kept}
-    assert all((made / split / path.parent.name / path.name).read_bytes() == path.read_bytes()
-               for split in ("train", "test") for path in drawn_tiny.glob("train/*/*") if (made / split / path.parent.name / path.name).exists())
+    assert all(path.read_bytes() == (drawn_tiny / "train" / path.parent.name / path.name).read_bytes() for path in made.glob("train/*/*"))
 
 
 def test_the_gain_of_networks_together_is_to_the_mean_of_them_alone():
@@ -261,6 +260,15 @@ def test_a_film_takes_the_grey_levels_of_another_one_rank_for_rank(tmp_path):
             moved.add((before[0, 0, 0] == 0, own.index(True)))
     assert len(moved) == 4  # each film has had its own grey levels and the other's
     assert (np.asarray(layer(pictures)) == pictures).all()
+
+
+def test_half_of_the_films_get_the_frame_of_another_one(tmp_path):
+    """Of 200 films of one grey level each the middle stays; what is not its own lies at the edges and is another's."""
+    films = np.tile(np.arange(200, dtype="float32")[:, None, None, None], (1, 24, 24, 1))
+    made = np.asarray(define_patched("swapped", tmp_path)[1]["RandomSwap"](1.0)(films, training=True))
+    assert (made[:, 4:20, 4:20] == films[:, 4:20, 4:20]).all()
+    foreign = [set(np.unique(one)) - {number} for number, one in enumerate(made)]
+    assert max(map(len, foreign)) == 1 and 60 < sum(map(bool, foreign)) < 140
 
 
 def test_mixstyle_mixes_mean_and_spread_and_nothing_else_in_training_only(tmp_path):
