@@ -244,6 +244,13 @@ class FirstAUC(keras.metrics.AUC):
 """),
     ],
 }
+PATCHES["strong shade"] = [(old, new.replace("-0.4, 0.4", "-0.8, 0.8")) for old, new in PATCHES["shade"]]
+PATCHES["shade and frame"] = [PATCHES["frame"][0], PATCHES["shade"][0],
+                              (PATCHES["shade"][1][0], PATCHES["frame"][1][1].removesuffix("class RandomTexture(RandomChange):")
+                               + PATCHES["shade"][1][1])]
+PATCHES["shade and histogram"] = [PATCHES["histogram"][0], PATCHES["shade"][0],
+                                  (PATCHES["shade"][1][0], PATCHES["histogram"][1][1].removesuffix("class RandomTexture(RandomChange):")
+                                   + PATCHES["shade"][1][1])]
 GRIDS = {
     # each choice of the recipe, taken back
     "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
@@ -259,7 +266,8 @@ GRIDS = {
     "shortcuts": {"tone curves of five pieces": {"PATCH": "curves"}, "frame covered at random": {"PATCH": "frame"},
                   "marks put on at random": {"PATCH": "marks"}, "conflicting films four times": {"PATCH": "conflicting"}},
     # the same and more, asked where the clues always mislead: with --left-out
-    "left-out": {"a light from one side": {"PATCH": "shade"}, "tone curves of five pieces": {"PATCH": "curves"},
+    "left-out": {"a light from one side": {"PATCH": "shade"}, "a light twice as strong": {"PATCH": "strong shade"},
+                 "a light, and frame covered": {"PATCH": "shade and frame"}, "a light, and histogram": {"PATCH": "shade and histogram"}, "tone curves of five pieces": {"PATCH": "curves"},
                  "histogram of another film": {"PATCH": "histogram"}, "MixStyle": {"PATCH": "mixstyle"},
                  "frame covered at random": {"PATCH": "frame"}, "frame of another film": {"PATCH": "swapped"},
                  "marks put on at random": {"PATCH": "marks"},
