@@ -272,6 +272,14 @@ def test_half_of_the_films_get_the_frame_of_another_one(tmp_path):
     assert max(map(len, foreign)) == 1 and 60 < sum(map(bool, foreign)) < 140
 
 
+def test_the_light_can_be_taken_away(tmp_path):
+    """Without it a film is changed in all places alike: equal greys stay equal."""
+    film = np.tile(np.float32([0.2, 0.6]), (2, 8, 4))[..., None]
+    for name, alike in ((None, False), ("unlit", True), ("light", False)):
+        made = np.asarray(define_patched(name, tmp_path)[1]["RandomExposure"](1.0)(film, training=True))
+        assert (np.ptp(made[:, :, ::2], axis=(1, 2)).max() < 1e-6) == alike
+
+
 def test_mixstyle_mixes_mean_and_spread_and_nothing_else_in_training_only(tmp_path):
     names = define_patched("mixstyle", tmp_path)[1]
     maps = np.random.default_rng(0).normal([[[[0.0, 5.0]]], [[[3.0, 1.0]]]], 1, (2, 6, 6, 2)).astype("float32")
@@ -299,14 +307,3 @@ def test_what_the_clues_know_counts_as_if_the_network_had_said_it(tmp_path):
     metric = names["ExpertAccuracy"]()
     metric.update_state(labels, np.array([[0.9], [0.1], [0.9], [0.1]]))
     assert float(metric.result()) == 1
-
-
-def test_films_are_cut_to_one_shape_before_they_are_squashed(tmp_path):
-    """Of 300 × 100 pixels the middle 125 columns stay, of 100 × 300 the middle 80 rows."""
-    make = define_patched("cut", tmp_path)[1]["make_square"]
-    wide = np.repeat(np.arange(300) // 2, 100).reshape(300, 100).T.astype(np.uint8)
-    for film, side in ((wide, 1), (wide.T, 0)):
-        made = make(np.ascontiguousarray(film), 1, film.shape[::-1], 20, "squash").astype(float)
-        lost = (300 - (125 if side else 80)) / 2
-        assert made.shape == (20, 20)
-        assert made.mean(1 - side)[[0, -1]] == pytest.approx([lost / 2, 150 - lost / 2], abs=3)
