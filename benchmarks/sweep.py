@@ -117,8 +117,16 @@ unlike = np.concatenate([sick[0][np.argsort(clue[sick[0]])[:len(sick[0]) // 4]],
 fit = ImageBatches(fit.arrays, np.append(fit.rows, np.repeat(fit.rows[unlike], 3)), np.append(fit.labels, np.repeat(fit.labels[unlike], 3)),
                    fit.size, fit.seed, fit.devices, fit.class_weights)
 """)],
-    "unlit": [("x + sum(self.draw(x, -0.4, 0.4) * slope for slope in (down, right, down * right, down**2 - 0.5, right**2 - 0.5))", "x")],
-    "light": [("sum(self.draw(x, -0.4, 0.4) * slope", "sum(self.draw(x, -0.8, 0.8) * slope")],
+    # A light or a shadow that comes from one side, a corner or the middle.
+    "shade": [("(x - mean) * keras.ops.exp(self.draw(x, -0.5, 0.5)) + mean + self.draw(x, -0.25, 0.25)",
+               "(x - mean) * keras.ops.exp(self.draw(x, -0.5, 0.5)) + mean + self.draw(x, -0.25, 0.25) + sum(self.draw(x, -0.4, 0.4) * side"
+               " for side in shade(*x.shape[1:3]))"),
+              ("class RandomTexture(RandomChange):", """def shade(height, width):
+    down, right = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return [side[:, :, None].astype("float32") for side in (down, right, down * right, down**2 - 0.5, right**2 - 0.5)]
+
+
+class RandomTexture(RandomChange):""")],
     # What the clues of section 3 know already need not be learnt: the loss is that of the product of both answers (Clark et al. 2019,
     # arXiv:1909.03683), the clues' being cross-fitted. Labels to learn from: 1000 + 100 × the label + the log odds by the clues.
     "experts": [("device_count, settings.CLASS_WEIGHTS)\n", """device_count, settings.CLASS_WEIGHTS)
@@ -228,10 +236,14 @@ class FirstAUC(keras.metrics.AUC):
 """),
     ],
 }
+# The light twice as strong, and with two other ideas.
+PATCHES["strong shade"] = [(old, new.replace("-0.4, 0.4", "-0.8, 0.8")) for old, new in PATCHES["shade"]]
+for other in ("frame", "histogram"):
+    before, (place, layer) = PATCHES["shade"]
+    PATCHES[f"shade and {other}"] = [PATCHES[other][0], before, (place, PATCHES[other][1][1].removesuffix(place) + layer)]
 GRIDS = {
     # each choice of the recipe, taken back
     "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
-                 "no light from one side": {"PATCH": "unlit"},
                  "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
                  "plain network": {"PATCH": "plain"}},
     # what else was tried
@@ -244,7 +256,8 @@ GRIDS = {
     "shortcuts": {"tone curves of five pieces": {"PATCH": "curves"}, "frame covered at random": {"PATCH": "frame"},
                   "marks put on at random": {"PATCH": "marks"}, "conflicting films four times": {"PATCH": "conflicting"}},
     # the same and more, asked where the clues always mislead: with --left-out
-    "left-out": {"no light from one side": {"PATCH": "unlit"}, "a light twice as strong": {"PATCH": "light"},
+    "left-out": {"a light from one side": {"PATCH": "shade"}, "a light twice as strong": {"PATCH": "strong shade"},
+                 "a light, and frame covered": {"PATCH": "shade and frame"}, "a light, and histogram": {"PATCH": "shade and histogram"},
                  "tone curves of five pieces": {"PATCH": "curves"}, "histogram of another film": {"PATCH": "histogram"},
                  "MixStyle": {"PATCH": "mixstyle"}, "frame covered at random": {"PATCH": "frame"},
                  "frame of another film": {"PATCH": "swapped"}, "marks put on at random": {"PATCH": "marks"},

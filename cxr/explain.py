@@ -79,7 +79,8 @@ def plot_grad_cam(x: np.ndarray, heat: np.ndarray, captions, colours, columns: i
     """Return a figure of radiographs with their heat maps laid over them; a new row where the kind (before ":") changes."""
     kinds = [caption.split(":")[0] for caption in captions]
     rows = list(dict.fromkeys(kinds))
-    figure, axes = plt.subplots(len(rows), columns, figsize=(2.5 * columns, 2.75 * len(rows) + 0.5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(rows), columns, figsize=(2.5 * columns, 2.75 * len(rows) + 0.5), squeeze=False,
+                                layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for number, (picture, warmth, caption, colour) in enumerate(zip(x, heat, captions, colours)):

@@ -106,7 +106,8 @@ def plan_phantoms(train: int, val: int, test: int, seed: int) -> list[tuple]:
                     folder, name = "PNEUMONIA", f"person{patient}_{finding}_{len(plan) + 1}"
                     if finding == "normal":
                         folder, name = "NORMAL", f"{'NORMAL2-' * (patient % 2)}IM-{patient:04d}-{image:04d}"
-                    plan.append((f"{split}/{folder}/{name}.jpeg", finding, (seed, len(series), patient), (seed, 99, len(plan))))
+                    plan.append((f"{split}/{folder}/{name}.jpeg", finding,
+                                 (seed, len(series), patient), (seed, 99, len(plan))))
     return plan
 
 

@@ -18,7 +18,8 @@ class ChestXray:
     tree_bytes = 1_250_000_000  # of the extracted images, about
     counts = MappingProxyType({"train/NORMAL": 1341, "train/PNEUMONIA": 3875, "val/NORMAL": 8, "val/PNEUMONIA": 8,
                                "test/NORMAL": 234, "test/PNEUMONIA": 390})
-    mendeley_counts = MappingProxyType({"train/NORMAL": 1349, "train/PNEUMONIA": 3883, "test/NORMAL": 234, "test/PNEUMONIA": 390})
+    mendeley_counts = MappingProxyType({"train/NORMAL": 1349, "train/PNEUMONIA": 3883,
+                                        "test/NORMAL": 234, "test/PNEUMONIA": 390})
     mounts = ("/kaggle/input/chest-xray-pneumonia/chest_xray", f"/kaggle/input/datasets/{slug}/chest_xray",
               "/content/drive/MyDrive/chest_xray")
     kaggle, mendeley, mixed = "Kaggle's copy (of version 2)", "Mendeley's version 3", "mixed, with names of two releases"

@@ -524,8 +524,7 @@ print(f"{layer.name}: {side} · {side} · {channels} · {kernels} + {kernels} = 
 # between machines.
 #
 # - *Pose*: turn, zoom, stretch, shift, all in one step, because several steps would blur the film several times.
-# - *Exposure*: gamma (which bends the scale of greys, as another film does), contrast, brightness, and a light that grows to one
-#   side, a corner or the edges: then a bright corner says little about the machine (section 3).
+# - *Exposure*: gamma (which bends the scale of greys, as another film does), contrast, brightness.
 # - *Texture*: in or out of focus, and grain.
 #
 # There is no left–right flip: it would put the heart on the wrong side. (`FLIP = True` tries it.)
@@ -534,7 +533,7 @@ print(f"{layer.name}: {side} · {side} · {channels} · {kernels} + {kernels} = 
 from cxr.augment import RandomChange, RandomPose  # show
 
 # %%
-from cxr.augment import RandomExposure, RandomTexture, build_augmentation  # show
+from cxr.augment import RandomExposure, RandomTexture, augment, build_augmentation  # show
 
 # %%
 keras.utils.set_random_seed(settings.SEED)
@@ -604,7 +603,6 @@ if "tour" not in globals():
 import cxr.train  # fold
 
 # %%
-from cxr.augment import augment  # show
 from cxr.train import make_callbacks, train  # show
 
 # %% [markdown]

@@ -39,34 +39,12 @@ def test_pose_moves_a_spot_to_where_the_map_says(monkeypatch):
     assert 25 <= len(rows) <= 42  # four times the nine pixels
 
 
-def draw_some(monkeypatch, layer, wanted):
-    """Let a layer draw as it does at the places `wanted` in a change, and 0 elsewhere."""
-    draw, place = layer.draw, iter(range(100))
-    monkeypatch.setattr(layer, "draw", lambda x, low, high: draw(x, low, high) * (next(place) in wanted))
-
-
-def test_no_exposure_inverts_the_greys_or_runs_away(monkeypatch):
-    """A ramp of greys under a thousand exposures without a light: none is inverted, and the middle one does not run away."""
+def test_no_exposure_inverts_the_greys_or_runs_away():
+    """A ramp of greys under a thousand exposures: none is inverted, and the middle one does not run away."""
     x = np.tile(np.linspace(0.1, 0.9, 64, dtype=np.float32)[None, None, :, None], (1000, 1, 1, 1))
-    layer = RandomExposure()
-    draw_some(monkeypatch, layer, (0, 1, 2))
-    changed = np.array(layer(x, training=True))
+    changed = np.array(RandomExposure()(x, training=True))
     assert (np.diff(changed, axis=2) > 0).all()
     assert -0.05 < changed[:, 0, 32].min() < changed[:, 0, 32].max() < 1.05
-
-
-def test_light_is_a_smooth_slope_of_its_own_for_each_film(monkeypatch):
-    """A thousand grey films: what is added is of second degree down and across, as far at the ends as it says, and on average nothing."""
-    layer = RandomExposure()
-    draw_some(monkeypatch, layer, range(3, 100))
-    added = np.array(layer(np.full((1000, 9, 13, 1), 0.5, np.float32), training=True))[..., 0] - 0.5
-    down, right = np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 13), indexing="ij")
-    terms = np.stack([np.ones_like(down), down, right, down * right, down**2, right**2], axis=-1).reshape(-1, 6)
-    weights = np.linalg.lstsq(terms, added.reshape(1000, -1).T, rcond=None)[0]
-    assert np.abs(terms @ weights - added.reshape(1000, -1).T).max() < 1e-5
-    assert np.abs(weights[1:]).max(axis=1) == pytest.approx([0.4] * 5, abs=0.01)
-    assert np.abs(weights[1:].mean(axis=1)).max() < 0.03 and np.abs(np.corrcoef(weights[1:]) - np.eye(5)).max() < 0.15
-    assert np.abs(added.mean(axis=0)).max() < 0.05
 
 
 def test_texture_blurs_sharpens_and_adds_noise_but_keeps_the_mean():

@@ -272,12 +272,24 @@ def test_half_of_the_films_get_the_frame_of_another_one(tmp_path):
     assert max(map(len, foreign)) == 1 and 60 < sum(map(bool, foreign)) < 140
 
 
-def test_the_light_can_be_taken_away(tmp_path):
-    """Without it a film is changed in all places alike: equal greys stay equal."""
-    film = np.tile(np.float32([0.2, 0.6]), (2, 8, 4))[..., None]
-    for name, alike in ((None, False), ("unlit", True), ("light", False)):
-        made = np.asarray(define_patched(name, tmp_path)[1]["RandomExposure"](1.0)(film, training=True))
-        assert (np.ptp(made[:, :, ::2], axis=(1, 2)).max() < 1e-6) == alike
+def draw_some(layer, wanted):
+    """Let a layer draw as it does at the places `wanted` in a change, and 0 elsewhere."""
+    draw, place = layer.draw, iter(range(100))
+    layer.draw = lambda x, low, high: draw(x, low, high) * (next(place) in wanted)
+
+
+@pytest.mark.parametrize(("name", "reach"), [("shade", 0.4), ("strong shade", 0.8), ("shade and frame", 0.4)])
+def test_light_is_a_smooth_slope_of_its_own_for_each_film(name, reach, tmp_path):
+    """A thousand grey films: what is added is of second degree down and across, as far at the ends as it says, and on average nothing."""
+    layer = define_patched(name, tmp_path)[1]["RandomExposure"](1.0)
+    draw_some(layer, range(3, 100))
+    added = np.array(layer(np.full((1000, 9, 13, 1), 0.5, np.float32), training=True))[..., 0] - 0.5
+    down, right = np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 13), indexing="ij")
+    terms = np.stack([np.ones_like(down), down, right, down * right, down**2, right**2], axis=-1).reshape(-1, 6)
+    weights = np.linalg.lstsq(terms, added.reshape(1000, -1).T, rcond=None)[0]
+    assert np.abs(terms @ weights - added.reshape(1000, -1).T).max() < 1e-5
+    assert np.abs(weights[1:]).max(axis=1) == pytest.approx([reach] * 5, abs=0.02)
+    assert np.abs(np.corrcoef(weights[1:]) - np.eye(5)).max() < 0.15 and np.abs(added.mean(axis=0)).max() < 0.1
 
 
 def test_mixstyle_mixes_mean_and_spread_and_nothing_else_in_training_only(tmp_path):
