@@ -17,6 +17,12 @@ held-out images with another exposure, sharpness or framing (section 7 of the no
 have all been changed alike; that of all of them together, and with the unchanged ones, asks for one line that serves them all, and so do
 sensitivity and specificity, at the run's threshold.
 
+    python benchmarks/sweep.py --data data/chest_xray --left-out --grid left-out --save benchmarks/left_out_ideas
+
+Films that conflict with the clues are nearly all answered rightly where others of their make were there to learn from. So --left-out asks
+a harder question: the conflicting quarter of each class, of all of train and val, takes the place of test, and the patients who have
+such an image teach nothing. Then the clues hold wherever the network learns, and mislead wherever it is asked.
+
 Intervals are 95 %, by a bootstrap over patients and seeds together (each draw takes patients, and seeds, with replacement). That of a
 difference to the reference is paired: in each draw both recipes answer for the same patients, from the same seeds. Where only
 the means of each run are at hand ("changed"), it is Student's over the seeds.
