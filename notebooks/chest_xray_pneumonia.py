@@ -972,6 +972,11 @@ tabulate_scores(**rows).loc[["auc", "accuracy"]].rename_axis(f"held-out {picture
 # a grey frame makes a strange film). A high one on the frame alone means that it *can* read the frame, as section 3's classifier
 # does. Within one class the shape should not matter: a correlation surely away from 0 is a warning.
 #
+# **What was done about it, and what is left.** The augmentation of section 5 makes tone, sharpness and framing say less, and the
+# threshold serves changed films too. For the real films more was tried: frames swapped or covered, letters put on, other tones, a
+# light from one side, more weight for conflicting films. Only the light surely lifted the ranking, in a short training, and in a
+# full one no longer (`docs/results.md` of this project). So expect less on films of another make than validation promises.
+#
 # ### Your own picture
 #
 # A network answers whatever it is shown, a cat too. So first: **how unlike the training images is it?** Average pooling has made
