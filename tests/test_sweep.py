@@ -1,6 +1,7 @@
 """The comparison of recipes: its intervals, and that only a difference beyond noise counts."""
 
 import ast
+import copy
 import re
 
 import build
@@ -9,6 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import sweep
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built_once():
+    """The notebook that every change is tried on, built once for all of them."""
+    book = build.build()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build", lambda: copy.deepcopy(book))
+        yield
 
 
 def make_run(seed, gap, patients=400, shifts=(0.9, 0.8)):
