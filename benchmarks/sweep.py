@@ -314,6 +314,14 @@ def patient_of(path):
     return name.split("_")[0] if name.startswith("person") else name.rsplit("-", 1)[0]
 
 
+def link_image(path, folder):
+    """Link an image into the folder of its class in `folder`, unless it is there."""
+    place = folder / path.parent.name / path.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        os.link(path, place)
+
+
 def imitate_shift(data, target, share=0.13):
     """Make a folder like `data`, without its test: there, the patients with the lowest numbers of train and val take its place.
 
@@ -331,10 +339,7 @@ def imitate_shift(data, target, share=0.13):
         numbers = sorted({number for number, _ in members})
         lowest |= {patient_of(path) for number, path in members if number <= numbers[int(share * len(numbers))]}
     for path in (path for members in series.values() for _, path in members):
-        place = target / ("test" if patient_of(path) in lowest else "train") / path.parent.name / path.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            os.link(path, place)
+        link_image(path, target / ("test" if patient_of(path) in lowest else "train"))
     return target
 
 
@@ -408,10 +413,7 @@ def leave_out(data, target):
     misled = find_conflicting(table.label.to_numpy(), table.clue.to_numpy())
     for path, asked, kept in zip(table.index, misled, ~table.group.isin(table.group[misled])):
         if asked or kept:
-            place = target / ("test" if asked else "train") / Path(path).parent.name / Path(path).name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.exists():
-                os.link(data / path, place)
+            link_image(data / path, target / ("test" if asked else "train"))
     return target
 
 
@@ -580,16 +582,17 @@ def main():
     parser.add_argument("--base", default="", metavar="SETTING:VALUE,…", help="settings of all runs, beyond the protocol")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/sweep", help="where the runs are kept (default outputs/sweep)")
     parser.add_argument("--save", type=Path, metavar="NAME", help="write the table to NAME.md and the picture to NAME.png")
-    parser.add_argument("--left-out", action="store_true", help="ask for the images on which the clues mislead, and learn from the others")
-    parser.add_argument("--open-test", action="store_true", help="use the data as they are, test included, and report it")
+    test = parser.add_mutually_exclusive_group()
+    test.add_argument("--left-out", action="store_true", help="ask for the images on which the clues mislead, and learn from the others")
+    test.add_argument("--open-test", action="store_true", help="use the data as they are, test included, and report it")
     arguments = parser.parse_args()
-    if arguments.open_test and arguments.left_out:
-        parser.error("--left-out closes test, --open-test opens it: give one of the two")
-    mode, scores = ("opened", OPENED) if arguments.open_test else ("left-out", LEFT_OUT) if arguments.left_out else ("closed", SCORES)
+    mode = "opened" if arguments.open_test else "left-out" if arguments.left_out else "closed"
+    scores, place, make, asked = {"closed": (SCORES, "imitation", imitate_shift, "low numbers"),
+                                  "left-out": (LEFT_OUT, "left-out-data", leave_out, "left out"),
+                                  "opened": (OPENED, "", lambda data, _: data.resolve(), "test")}[mode]
     base = PROTOCOL | parse_recipe(f"base={arguments.base}")[1]
     recipes = {"reference": {}} | GRIDS.get(arguments.grid, {}) | dict(parse_recipe(word) for word in arguments.recipes)
-    make = {"opened": lambda data, _: data.resolve(), "left-out": leave_out, "closed": imitate_shift}[mode]
-    data = make(arguments.data, arguments.work / ("left-out-data" if arguments.left_out else "imitation") / "chest_xray")
+    data = make(arguments.data, arguments.work / place / "chest_xray")
     results, known = {}, build.read_settings()
     for seed in arguments.seeds:
         for name, changes in recipes.items():
@@ -614,7 +617,7 @@ def main():
         counts = " and ".join(f"{count} {name}" for name, count in first["counts"]["test"].items())
         words += f" The folder \"test\" of these data is not the official one: it has {counts}."
     if len(arguments.seeds) > 1:
-        words += "\n\n" + ensemble(results["reference"]).format({"opened": "test", "left-out": "left out", "closed": "low numbers"}[mode])
+        words += "\n\n" + ensemble(results["reference"]).format(asked)
     if arguments.left_out:
         words += "\n\n" + tabulate_classifiers(results["reference"])
     text = f"{tabulate(results, table, scores)}\n\n{words}\n"
