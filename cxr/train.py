@@ -125,7 +125,7 @@ class TrainingState(keras.callbacks.Callback):
 
 def describe_training(model: keras.Model, fit: "ImageBatches", holdout: "ImageBatches", epochs: int, settings) -> dict:
     """Return what decides the course of a training: one that was cut off goes on only where all of it is the same."""
-    irrelevant = ("PRESET", "DATA_DIR", "OUTPUT_DIR", "CACHE_DIR", "RESAMPLES", "EPOCHS", "BASELINE_EPOCHS")
+    irrelevant = ("PRESET", "DATA_DIR", "OUTPUT_DIR", "CACHE_DIR", "RESAMPLES", "EPOCHS", "BASELINE_EPOCHS", "VIEWS")
     return {"settings": {name: value for name, value in vars(settings).items() if name not in irrelevant}, "epochs": epochs,
             "images": [fingerprint(fit), fingerprint(holdout)], "weights": [list(weight.shape) for weight in model.weights]}
 
