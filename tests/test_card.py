@@ -86,7 +86,7 @@ def test_the_card_says_what_a_film_has_to_go_through(network, geometry, words):
 def test_the_card_says_how_often_the_network_looks(network, views, said):
     report = make_report()
     report["settings"] |= {"VIEWS": views} if views else {}
-    card = write_card(report, network)
+    card = " ".join(write_card(report, network).split())
     assert said in card and ("looks at each" in card) == bool(said)
 
 
