@@ -957,7 +957,8 @@ print(describe_checks(checks, f"{len(some)} {pictures}"))
 # **How to read it:** bright places speak for the answer given: for pneumonia on a hit, for *healthy* on a film that passed.
 # Bright on the lungs is what one hopes for; on a letter, a border, a tube or the belly it may be something other than the
 # disease. A correlation near 1 would mean that training hardly matters for the map; near 0 or below, it has changed it wholly. Where
-# the first fall is not surely larger than the second, do not believe the map.
+# the first fall is not surely larger than the second, do not believe the map. And it is the mean of several looks, each a tenth
+# closer, so what lies at the edge is drawn a little too far out.
 #
 # ### Shortcuts: does it read the letters, or the frame?
 #

@@ -1,8 +1,19 @@
 """What the benchmarks of the training count and tell."""
 
+import json
+
+import cv2
 import keras
+import numpy as np
+import pandas as pd
 import peers
 import training
+import views
+from sklearn.metrics import roc_auc_score
+
+from cxr.measure import predict_probabilities
+from cxr.network import build_cnn
+from cxr.shift import look_closer
 
 
 def test_the_kaggle_network_has_as_many_parameters_as_its_author_printed():
@@ -30,3 +41,34 @@ def test_the_operations_of_a_step_are_counted():
     network = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, padding="same"), keras.layers.BatchNormalization(),
                                 keras.layers.Flatten(), keras.layers.Dense(1)])
     assert training.count_step(network) == (3 * 2 * (64 * 18 + 128), 3 * (64 + 128 + 128 + 1))
+
+
+def test_a_kept_run_is_asked_with_its_own_network_about_its_own_films(tmp_path):
+    """Rows of predictions.csv in another order than the files have; threshold and scores are those of each number of views."""
+    generator, rows = np.random.default_rng(0), []
+    for number in range(12):
+        for name in (f"NORMAL/IM-{number:04}-0001.png", f"PNEUMONIA/person{number}_virus_1.png"):
+            path = tmp_path / "data" / ("test" if number < 6 else "train") / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), cv2.resize(generator.integers(256, size=(9, 9), dtype=np.uint8), (32, 32)))
+            rows.append({"split": "test" if number < 6 else "validation", "path": str(path.relative_to(tmp_path / "data")),
+                         "label": int("person" in name), "probability": 0.5})
+    folder = tmp_path / "run"
+    (folder / "runs/mine").mkdir(parents=True)
+    network = build_cnn(32)
+    network.save(folder / "runs/mine/best.keras")
+    pd.DataFrame(rows[::-1]).to_csv(folder / "predictions.csv", index=False)
+    settings = {"DATA_DIR": str(tmp_path / "data"), "CACHE_DIR": "", "IMAGE_SIZE": 32, "GEOMETRY": "squash", "RUN_NAME": "mine"}
+    (folder / "metrics.json").write_text(json.dumps({"settings": settings, "test": {}}))
+    runs = views.ask(folder, [1, 3])
+    for number, run in runs.items():
+        table = run["predictions"]
+        x = np.stack([cv2.imread(str(tmp_path / "data" / path), cv2.IMREAD_GRAYSCALE) for path in table.path])[..., None]
+        assert np.allclose(table.probability, predict_probabilities(look_closer(network, number), x), atol=1e-6)
+        assert all(table.label == table.path.str.contains("person")) and len(table) == 24
+        test = table[table.split == "test"]
+        assert np.isclose(run["test"]["auc"]["value"], roc_auc_score(test.label, test.probability))
+        hits = (test.probability[test.label == 1] >= run["threshold"]["value"]).mean()
+        assert run["test"]["sensitivity"]["value"] == hits
+    assert not np.allclose(runs[1]["predictions"].probability, runs[3]["predictions"].probability)
+    assert (runs[1]["predictions"].patient == runs[3]["predictions"].patient).all() and runs[1]["predictions"].patient.nunique() == 24
