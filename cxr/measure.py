@@ -15,7 +15,7 @@ from sklearn.model_selection import GroupKFold
 from cxr.batches import ImageBatches
 
 
-def predict_probabilities(model: keras.Model, x, batch_size: int = 64) -> np.ndarray:
+def predict_probabilities(model: keras.Model, x, batch_size: int = 16) -> np.ndarray:
     """Return the probability of PNEUMONIA for each image of an array or of ImageBatches: float64 (n,)."""
     if isinstance(x, np.ndarray):
         x = ImageBatches([x], np.arange(len(x)), np.zeros(len(x), np.uint8), batch_size)

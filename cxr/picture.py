@@ -70,7 +70,7 @@ class Familiar:
         self.ratios = ratios.min(), ratios.max()
 
     def pool(self, x):
-        return self.features.predict(x, batch_size=64, verbose=0).astype(np.float64)
+        return self.features.predict(x, batch_size=16, verbose=0).astype(np.float64)
 
     def measure(self, x: np.ndarray) -> np.ndarray:
         """Return the distances of images, uint8 (n, size, size, 1): float64 (n,)."""

@@ -737,7 +737,7 @@ from cxr.measure import choose_threshold  # show
 
 settings = tour.start("7 Evaluate", globals())
 run_dir = output_dir / "runs" / settings.RUN_NAME
-holdout = make_batches("holdout", pool_files, [x_train, x_val], batch_size=64)
+holdout = make_batches("holdout", pool_files, [x_train, x_val], batch_size=16)
 y_holdout, holdout_files = holdout.labels, pool_files[pool_files.part == "holdout"]
 model, record, changed = validate_run(run_dir, holdout, holdout_files, settings, globals().get("state"))  # of section 6, if it has run
 rival = None
