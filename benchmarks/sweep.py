@@ -283,6 +283,8 @@ OPENED = {"validation AUC": ("validation", "auc"), "conflicting, AUC": ("conflic
           "test sensitivity": ("test", "sensitivity"), "test specificity": ("test", "specificity"),
           "changed, lowest AUC": ("shifts", "lowest auc"), "changed, lowest specificity": ("shifts", "lowest specificity"),
           "calibration error, validation": ("calibration_error", "after")}
+INTERVALS = ("Mean ± SD over the seeds; below, in brackets, the 95 % interval, by bootstrap over patients and seeds, of the reference and "
+             "of each paired difference to it (for the changed images, Student's over the seeds); in bold where that excludes 0.")
 
 
 def parse_recipe(word):
@@ -366,11 +368,17 @@ def identify(settings):
     return "_".join([*changed, hashlib.sha256(repr([code, sorted(settings.items(), key=str)]).encode()).hexdigest()[:8]])
 
 
+def read_kept(folder):
+    """Return the metrics of a run that is kept in `folder`, with its table of predictions, and whose image each is: "patient"."""
+    import pandas as pd
+    table = pd.read_csv(folder / "predictions.csv")
+    table["patient"] = [patient_of(path) for path in table.path]
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8")) | {"predictions": table}
+
+
 def run_once(settings, folder):
     """Run the notebook with these settings into `folder` unless it has been; return its metrics and predictions."""
-    import pandas as pd
-    metrics = folder / "metrics.json"
-    if not metrics.exists():
+    if not (folder / "metrics.json").exists():
         settings = settings | {"OUTPUT_DIR": folder}
         folder.mkdir(parents=True, exist_ok=True)
         patch = settings.pop("PATCH", None)
@@ -383,9 +391,7 @@ def run_once(settings, folder):
                                            for name, value in settings.items()}, cwd=str(ROOT), kernel_name="python3", progress_bar=False)
             except papermill.PapermillExecutionError as error:
                 sys.exit(f"A run failed with {error.ename}: {error.evalue}; see {folder / 'executed.ipynb'}.")
-    table = pd.read_csv(folder / "predictions.csv")
-    table["patient"] = [patient_of(path) for path in table.path]
-    return json.loads(metrics.read_text(encoding="utf-8")) | {"predictions": table}
+    return read_kept(folder)
 
 
 def read_clues(data, size=96):
@@ -573,6 +579,15 @@ def draw(results, table, path, scores=SCORES):
     figure.savefig(path, dpi=120)
 
 
+def publish(results, table, scores, words, save=None):
+    """Print the comparison, and what is to be said of it; write both to `save`.md, and the picture to `save`.png."""
+    text = f"{tabulate(results, table, scores)}\n\n{words}\n"
+    print(f"\n{text}")
+    if save:
+        save.with_suffix(".md").write_text(text, encoding="utf-8")
+        draw(results, table, save.with_suffix(".png"), scores)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", metavar="NAME=SETTING:VALUE,…", help="what to compare with the reference")
@@ -609,9 +624,7 @@ def main():
     results = {name: [add_conflicting(one, clues) for one in runs] for name, runs in results.items()}
     table = compare(results, scores=scores)
     protocol, seeds = ", ".join(f"{key} {value}" for key, value in base.items()), ", ".join(map(str, arguments.seeds))
-    words = (f"Protocol: {protocol}; seeds {seeds}. Mean ± SD over the seeds; below, in brackets, the 95 % interval, by bootstrap over "
-             "patients and seeds, of the reference and of each paired difference to it (for the changed images, Student's over the "
-             "seeds); in bold where that excludes 0.")
+    words = f"Protocol: {protocol}; seeds {seeds}. {INTERVALS}"
     first = results["reference"][0]
     if arguments.open_test and not first["official_split"]:
         counts = " and ".join(f"{count} {name}" for name, count in first["counts"]["test"].items())
@@ -620,11 +633,7 @@ def main():
         words += "\n\n" + ensemble(results["reference"]).format(asked)
     if arguments.left_out:
         words += "\n\n" + tabulate_classifiers(results["reference"])
-    text = f"{tabulate(results, table, scores)}\n\n{words}\n"
-    print(f"\n{text}")
-    if arguments.save:
-        arguments.save.with_suffix(".md").write_text(text, encoding="utf-8")
-        draw(results, table, arguments.save.with_suffix(".png"), scores)
+    publish(results, table, scores, words, arguments.save)
 
 
 if __name__ == "__main__":

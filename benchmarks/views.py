@@ -9,7 +9,6 @@ number of views gets a threshold of its own, by the notebook's rule, without cal
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -21,7 +20,6 @@ import sweep  # noqa: E402
 def ask(folder, numbers):
     """Return {number of views: a run as sweep.py has it}: the trained network of a run's folder, asked with each of them."""
     import numpy as np
-    import pandas as pd
 
     from cxr.batches import ImageBatches
     from cxr.dataset import list_images
@@ -29,24 +27,24 @@ def ask(folder, numbers):
     from cxr.machine import load_network
     from cxr.measure import choose_threshold, measure, predict_probabilities
     from cxr.shift import answer_changed, join_changes, look_closer, measure_shifts
-    metrics, table = json.loads((folder / "metrics.json").read_text(encoding="utf-8")), pd.read_csv(folder / "predictions.csv")
-    settings, files = metrics["settings"], list_images(Path(metrics["settings"]["DATA_DIR"]))
+    kept = sweep.read_kept(folder)
+    settings, table, files = kept["settings"], kept["predictions"], list_images(Path(kept["settings"]["DATA_DIR"]))
     x, files, _ = load_split(settings["DATA_DIR"], files[files.path.isin(table.path)], settings["IMAGE_SIZE"], "Asked again",
                              settings["CACHE_DIR"], settings["GEOMETRY"])
-    table = table.set_index("path").loc[files.path].reset_index().assign(patient=[sweep.patient_of(path) for path in files.path])
+    table = table.set_index("path").loc[files.path].reset_index()
     held = np.flatnonzero(table.split == "validation")
-    holdout = ImageBatches([x], held, table.label.to_numpy()[held], 64)
+    holdout = ImageBatches([x], held, table.label.to_numpy()[held], 16)
     network, runs = load_network(folder / "runs" / settings["RUN_NAME"] / "best.keras"), {}
     for number in numbers:
         closer = look_closer(network, number)
         own = table.assign(probability=predict_probabilities(closer, x))
         changed = answer_changed(closer, holdout)
-        threshold = choose_threshold(*join_changes(holdout.labels, changed))
         parts = {part: (rows.label.to_numpy(), rows.probability.to_numpy()) for part, rows in own.groupby("split")}
         parts["changed_together"] = join_changes(holdout.labels, changed)
+        threshold = choose_threshold(*parts["changed_together"])
         run = {name: {score: {"value": value} for score, value in measure(*part, threshold).items()} for name, part in parts.items()}
         shifts = measure_shifts(holdout.labels, changed, threshold).T.to_dict()
-        runs[number] = run = metrics | run | {"predictions": own, "threshold": {"value": threshold}, "shifts": shifts}
+        runs[number] = run = kept | run | {"predictions": own, "threshold": {"value": threshold}, "shifts": shifts}
         print(f"{folder.name}, {number}: AUC {run['test']['auc']['value']:.4f}", flush=True)
     return runs
 
@@ -65,15 +63,10 @@ def main():
     results = {names[number]: [sweep.add_conflicting(runs[number], clues) for runs in asked] for number in arguments.views}
     table = sweep.compare(results, scores=scores)
     protocol = ", ".join(f"{name} {settings[name]}" for name in ("IMAGE_SIZE", "EPOCHS", "PATIENCE", "VALIDATION_SHARE"))
-    text = (f"{sweep.tabulate(results, table, scores)}\n\nNetworks trained with {protocol}; seeds "
-            f"{', '.join(str(runs[arguments.views[0]]['settings']['SEED']) for runs in asked)}; each is asked with every number of views, "
-            "so the minutes, of the training, are the same. Mean ± SD over the seeds; below, in brackets, the 95 % interval, by bootstrap "
-            "over patients and seeds, of the reference and of each paired difference to it (for the changed images, Student's over the "
-            "seeds); in bold where that excludes 0.\n")
-    print(f"\n{text}")
-    if arguments.save:
-        arguments.save.with_suffix(".md").write_text(text, encoding="utf-8")
-        sweep.draw(results, table, arguments.save.with_suffix(".png"), scores)
+    seeds = ", ".join(str(runs[arguments.views[0]]["settings"]["SEED"]) for runs in asked)
+    words = (f"Networks trained with {protocol}; seeds {seeds}; each is asked with every number of views, so the minutes, of the training, "
+             f"are the same. {sweep.INTERVALS}")
+    sweep.publish(results, table, scores, words, arguments.save)
 
 
 if __name__ == "__main__":
