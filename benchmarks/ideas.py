@@ -1,0 +1,224 @@
+"""What sweep.py tries: changes of the notebook's text, and lists of recipes."""
+
+# What is tried and is no setting: pairs of (text in the built notebook, which must be there once; what takes its place).
+PATCHES = {
+    "smoothing": [('                  "binary_crossentropy", metrics',
+                   "                  keras.losses.BinaryCrossentropy(label_smoothing=0.1), metrics")],
+    "erasing": [("RandomTexture(texture)]",
+                 'RandomTexture(texture), layers.RandomErasing(0.5, (0.02, 0.2), value_range=(0, 1), dtype="float32")]')],
+    "unstandardised": [('x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardise")(x)',
+                        "pass")],
+    "averaged": [  # Polyak's moving average of the weights is what is validated and kept
+        ("weight_decay=settings.WEIGHT_DECAY)", "weight_decay=settings.WEIGHT_DECAY, use_ema=True, ema_momentum=0.99)"),
+        ("callbacks=[shuffle, *steering, state])",
+         "callbacks=[shuffle, keras.callbacks.SwapEMAWeights(swap_on_epoch=True), *steering, state])")],
+    "wide": [("stretch, right, down = self.draw(x, -0.15, 0.15)", "stretch, right, down = self.draw(x, -0.45, 0.45)")],
+    # A curve of five straight pieces, each with a slope of its own, in place of gamma.
+    "curves": [("        x = keras.ops.power(keras.ops.clip(x, 1e-4, 1), keras.ops.exp(self.draw(x, -0.7, 0.7)))",
+                "        rise = keras.ops.softmax(keras.ops.concatenate([self.draw(x, -2, 2) for _ in range(5)], axis=-1))\n"
+                "        x = keras.ops.sum(rise * keras.ops.clip(5 * x - np.arange(5, dtype='float32'), 0, 1), axis=-1, keepdims=True)")],
+    # Each side of the film is covered, up to a sixth of it, with one grey level, in half of the pictures.
+    "frame": [("RandomTexture(texture)]", "RandomTexture(texture), RandomFrame()]"),
+              ("class RandomTexture(RandomChange):", """class RandomFrame(RandomChange):
+    def change(self, x):
+        height, width = x.shape[1:3]
+        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+        top, bottom, left, end = (keras.ops.maximum(self.draw(x, -1 / 6, 1 / 6), 0) for _ in range(4))
+        kept = keras.ops.cast((down >= top) & (down < 1 - bottom) & (right >= left) & (right < 1 - end), x.dtype)
+        return kept * x + (1 - kept) * self.draw(x, 0, 1)
+
+
+class RandomTexture(RandomChange):""")],
+    # Half of the pictures get the frame of another film, up to a sixth of the width on each side.
+    "swapped": [("RandomTexture(texture)]", "RandomTexture(texture), RandomSwap()]"),
+                ("class RandomTexture(RandomChange):", """class RandomSwap(RandomChange):
+    def change(self, x):
+        height, width = x.shape[1:3]
+        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+        top, bottom, left, end = (self.draw(x, 0, 1 / 6) for _ in range(4))
+        kept = keras.ops.cast((down >= top) & (down < 1 - bottom) & (right >= left) & (right < 1 - end), x.dtype)
+        kept = keras.ops.maximum(kept, keras.ops.cast(self.draw(x, -1, 1) > 0, x.dtype))
+        return kept * x + (1 - kept) * keras.random.shuffle(x, axis=0, seed=self.generator)
+
+
+class RandomTexture(RandomChange):""")],
+    # Two bright marks, as large as a letter, somewhere in the outer third, in half of the pictures.
+    "marks": [("RandomTexture(texture)]", "RandomMarks(), RandomTexture(texture)]"),
+              ("class RandomTexture(RandomChange):", """class RandomMarks(RandomChange):
+    def change(self, x):
+        height, width = x.shape[1:3]
+        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+        for _ in range(2):
+            row, column, side = self.draw(x, 0, 1), self.draw(x, -0.33, 0.33), self.draw(x, 0.02, 0.05)
+            column = keras.ops.where(column < 0, 1 + column, column)
+            there = keras.ops.cast((abs(down - row) < 1.4 * side) & (abs(right - column) < side), x.dtype)
+            there *= keras.ops.cast(self.draw(x, -1, 1) > 0, x.dtype)
+            hollow = keras.ops.cast((abs(down - row) < 0.7 * side) & (abs(right - column) < 0.5 * side), x.dtype)
+            x = keras.ops.maximum(x, there * (1 - hollow) * self.draw(x, 0.7, 1))
+        return x
+
+
+class RandomTexture(RandomChange):""")],
+    # Films to learn from on which the frame misleads, a quarter of each class, count four times: by a linear classifier of the frame that
+    # never answers for a patient from whom it has learnt.
+    "conflicting": [("device_count, settings.CLASS_WEIGHTS)\n", """device_count, settings.CLASS_WEIGHTS)
+from sklearn.model_selection import GroupKFold
+framed, own, clue = thumbnails.copy(), np.flatnonzero(fit_rows), np.zeros(fit_rows.sum())
+framed[:, 3:-3, 3:-3] = 0
+for learn, rest in GroupKFold(5).split(own, groups=pool_groups[own]):
+    clue[rest] = answer_linearly(framed.copy(), pool_labels, np.isin(np.arange(len(pool_labels)), own[learn]))[own[rest]]
+sick = np.flatnonzero(fit.labels == 1), np.flatnonzero(fit.labels == 0)
+unlike = np.concatenate([sick[0][np.argsort(clue[sick[0]])[:len(sick[0]) // 4]], sick[1][np.argsort(-clue[sick[1]])[:len(sick[1]) // 4]]])
+fit = ImageBatches(fit.arrays, np.append(fit.rows, np.repeat(fit.rows[unlike], 3)), np.append(fit.labels, np.repeat(fit.labels[unlike], 3)),
+                   fit.size, fit.seed, fit.devices, fit.class_weights)
+""")],
+    # A light or a shadow that comes from one side, a corner or the middle.
+    "shade": [("(x - mean) * keras.ops.exp(self.draw(x, -0.5, 0.5)) + mean + self.draw(x, -0.25, 0.25)",
+               "(x - mean) * keras.ops.exp(self.draw(x, -0.5, 0.5)) + mean + self.draw(x, -0.25, 0.25) + sum(self.draw(x, -0.4, 0.4) * side"
+               " for side in shade(*x.shape[1:3]))"),
+              ("class RandomTexture(RandomChange):", """def shade(height, width):
+    down, right = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return [side[:, :, None].astype("float32") for side in (down, right, down * right, down**2 - 0.5, right**2 - 0.5)]
+
+
+class RandomTexture(RandomChange):""")],
+    # What the clues of section 3 know already need not be learnt: the loss is that of the product of both answers (Clark et al. 2019,
+    # arXiv:1909.03683), the clues' being cross-fitted. Labels to learn from: 1000 + 100 × the label + the log odds by the clues.
+    "experts": [("device_count, settings.CLASS_WEIGHTS)\n", """device_count, settings.CLASS_WEIGHTS)
+from sklearn.linear_model import LogisticRegression
+clue = no_lung[fit_rows][:, None]
+odds = LogisticRegression(C=100).fit(clue, fit.labels).decision_function(clue)
+fit.labels = (1000 + 100 * fit.labels.astype("float32") + np.clip(odds, -8, 8)).astype("float32")
+
+
+def split_labels(labels):
+    labels = keras.ops.cast(keras.ops.reshape(labels, (-1, 1)), "float32")
+    sick = keras.ops.where(labels > 500, keras.ops.cast(labels > 1050, "float32"), labels)
+    return sick, keras.ops.where(labels > 500, labels - 1000 - 100 * sick, 0 * labels)
+
+
+def expert_loss(labels, answers):
+    (sick, known), answers = split_labels(labels), keras.ops.clip(answers, 1e-7, 1 - 1e-7)
+    logit = keras.ops.log(answers) - keras.ops.log(1 - answers) + known
+    return keras.losses.binary_crossentropy(sick, logit, from_logits=True)
+
+
+class ExpertAccuracy(keras.metrics.BinaryAccuracy):
+    def update_state(self, labels, answers, sample_weight=None):
+        super().update_state(split_labels(labels)[0], answers, sample_weight)
+
+
+class ExpertAUC(keras.metrics.AUC):
+    def update_state(self, labels, answers, sample_weight=None):
+        super().update_state(split_labels(labels)[0], answers, sample_weight)
+
+
+"""),
+                ('                  "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])\n    state',
+                 '                  expert_loss, metrics=[ExpertAccuracy(name="accuracy"), ExpertAUC(name="auc")])\n    state')],
+    # In half of the pictures the grey levels of another one, rank for rank.
+    "histogram": [("RandomTexture(texture)]", "RandomTexture(texture), RandomHistogram()]"),
+                  ("class RandomTexture(RandomChange):", """class RandomHistogram(RandomChange):
+    def change(self, x):
+        flat = keras.ops.reshape(x, (keras.ops.shape(x)[0], -1))
+        other = keras.random.shuffle(keras.ops.sort(flat, axis=1), axis=0, seed=self.generator)
+        moved = keras.ops.take_along_axis(other, keras.ops.argsort(keras.ops.argsort(flat, axis=1), axis=1), axis=1)
+        return keras.ops.where(self.draw(x, -1, 1) > 0, keras.ops.reshape(moved, keras.ops.shape(x)), x)
+
+
+class RandomTexture(RandomChange):""")],
+    # MixStyle (Zhou et al. 2021, arXiv:2104.02008): in half of the batches each channel has the mean and spread of another film's.
+    "mixstyle": [("            x = residual_block(x, filters, stride if block == 0 else 1, f\"stage{stage}_block{block + 1}\")",
+                  "            x = residual_block(x, filters, stride if block == 0 else 1, f\"stage{stage}_block{block + 1}\")\n"
+                  "        x = MixStyle(name=f\"mix{stage}\")(x) if stage < 3 else x"),
+                 ("def residual_block(", """@keras.saving.register_keras_serializable()
+class MixStyle(layers.Layer):
+    def __init__(self, **rest):
+        super().__init__(**rest)
+        self.generator = keras.random.SeedGenerator()
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        count = keras.ops.shape(x)[0]
+        mean = keras.ops.stop_gradient(keras.ops.mean(x, axis=(1, 2), keepdims=True))
+        spread = keras.ops.stop_gradient(keras.ops.sqrt(keras.ops.var(x, axis=(1, 2), keepdims=True) + 1e-6))
+        order = keras.random.shuffle(keras.ops.arange(count), seed=self.generator)
+        own = keras.random.beta((count, 1, 1, 1), 0.3, 0.3, seed=self.generator)
+        mixed = [own * one + (1 - own) * keras.ops.take(one, order, axis=0) for one in (mean, spread)]
+        use = keras.ops.cast(keras.random.uniform((1, 1, 1, 1), seed=self.generator) < 0.5, x.dtype)
+        return use * ((x - mean) / spread * mixed[1] + mixed[0]) + (1 - use) * x
+
+
+def residual_block(""")],
+    "stretch": [("stretch, right, down = self.draw(x, -0.15, 0.15)", "stretch, right, down = self.draw(x, -0.3, 0.3)")],
+    "plain": [("    model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)", "    model = build_baseline(settings.IMAGE_SIZE)"),
+              ('    x = layers.Flatten(name="flatten")(x)\n',
+               '    x = layers.Flatten(name="flatten")(layers.Activation("linear", name="features")(x))\n'),
+              ('activation="relu", name="dense")', 'activation="relu", name="average")')],  # the names that section 8 looks for
+    # A second answer learns to tell bacterial from viral. With the first one's loss its loss is that of three classes: -log P(finding)
+    # = -log P(pneumonia) - log P(kind | pneumonia). Labels to learn from: 0 normal, 1 kind unknown, 2 bacterial, 3 viral.
+    "findings": [
+        ("    class_weights = len(labels) / 2 / np.bincount(", """    if part == "fit":
+        labels = pool_files.finding.map({"normal": 0, "bacterial": 2, "viral": 3}).fillna(1).to_numpy(np.uint8)[rows]
+    class_weights = len(labels) / 2 / np.bincount("""),
+        ('    x = layers.Dropout(dropout, name="dropout")(x)\n', """    x = layers.Dropout(dropout, name="dropout")(x)
+    kind = layers.Dense(1, activation="sigmoid", dtype="float32", name="kind")(x)\n"""),
+        ('    return keras.Model(inputs, outputs, name="residual_cnn")',
+         '    return keras.Model(inputs, layers.Concatenate(dtype="float32")([outputs, kind]), name="residual_cnn")'),
+        ('                  "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])\n    state',
+         '                  finding_loss, metrics=[FirstAccuracy(name="accuracy"), FirstAUC(name="auc")])\n    state'),
+        ("settings.SEED, device_count, settings.CLASS_WEIGHTS)\n", """settings.SEED, device_count)
+
+
+def finding_loss(labels, answers):
+    labels = keras.ops.reshape(labels, (-1, 1))
+    sick, viral, known = (keras.ops.cast(one, "float32") for one in (labels > 0, labels == 3, labels > 1))
+    return (keras.losses.binary_crossentropy(sick, answers[:, :1])
+            + known[:, 0] * keras.losses.binary_crossentropy(viral, answers[:, 1:]))
+
+
+class FirstAccuracy(keras.metrics.BinaryAccuracy):
+    def update_state(self, labels, answers, sample_weight=None):
+        super().update_state(keras.ops.reshape(labels, (-1, 1)) > 0, answers[:, :1], sample_weight)
+
+
+class FirstAUC(keras.metrics.AUC):
+    def update_state(self, labels, answers, sample_weight=None):
+        super().update_state(keras.ops.reshape(labels, (-1, 1)) > 0, answers[:, :1], sample_weight)
+
+
+"""),
+    ],
+}
+# The light twice as strong, and with two other ideas.
+PATCHES["strong shade"] = [(old, new.replace("-0.4, 0.4", "-0.8, 0.8")) for old, new in PATCHES["shade"]]
+for other in ("frame", "histogram"):
+    before, (place, layer) = PATCHES["shade"]
+    PATCHES[f"shade and {other}"] = [PATCHES[other][0], before, (place, PATCHES[other][1][1].removesuffix(place) + layer)]
+GRIDS = {
+    # each choice of the recipe, taken back
+    "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
+                 "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
+                 "plain network": {"PATCH": "plain"}},
+    # what else was tried
+    "candidates": {"64 pixels": {"IMAGE_SIZE": 64}, "128 pixels": {"IMAGE_SIZE": 128},
+                   "stretched three times as wide": {"PATCH": "wide"}, "left-right flip": {"FLIP": True},
+                   "class weights": {"CLASS_WEIGHTS": True}, "averaged weights": {"PATCH": "averaged"},
+                   "half precision": {"MIXED_PRECISION": "on"}, "pose twice as strong": {"POSE": 1.0},
+                   "findings as a second task": {"PATCH": "findings"}, "label smoothing 0.1": {"PATCH": "smoothing"}},
+    # against the clues that have nothing to do with lungs
+    "shortcuts": {"tone curves of five pieces": {"PATCH": "curves"}, "frame covered at random": {"PATCH": "frame"},
+                  "marks put on at random": {"PATCH": "marks"}, "conflicting films four times": {"PATCH": "conflicting"}},
+    # the same and more, asked where the clues always mislead: with --left-out
+    "left-out": {"a light from one side": {"PATCH": "shade"}, "a light twice as strong": {"PATCH": "strong shade"},
+                 "a light, and frame covered": {"PATCH": "shade and frame"}, "a light, and histogram": {"PATCH": "shade and histogram"},
+                 "tone curves of five pieces": {"PATCH": "curves"}, "histogram of another film": {"PATCH": "histogram"},
+                 "MixStyle": {"PATCH": "mixstyle"}, "frame covered at random": {"PATCH": "frame"},
+                 "frame of another film": {"PATCH": "swapped"}, "marks put on at random": {"PATCH": "marks"},
+                 "stretched twice as wide": {"PATCH": "stretch"}, "pose twice as strong": {"POSE": 1.0},
+                 "exposure twice as strong": {"EXPOSURE": 1.0}, "texture twice as strong": {"TEXTURE": 1.0},
+                 "averaged weights": {"PATCH": "averaged"}, "product with the clues' answer": {"PATCH": "experts"}},
+    # the shape of a film: needs pictures that still have theirs
+    "geometry": {"middle square": {"GEOMETRY": "crop"}, "whole film between bars": {"GEOMETRY": "fit"}},
+}
