@@ -10,7 +10,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from cxr.figures import name_pictures, tabulate_scores
-from cxr.measure import draw_patients, enclose
+from cxr.measure import draw_patients, enclose, measure
 
 
 def find_reference(records: list):
@@ -68,28 +68,16 @@ def show_runs(records: list) -> None:
     display(style.apply(lambda row: ["font-weight: bold" if name in changes[row.name] else grey[row.name] for name in row.index], axis=1))
 
 
-def measure_draws(labels: np.ndarray, probabilities: np.ndarray, threshold: float, weights: np.ndarray) -> pd.DataFrame:
-    """Return a table of AUC and accuracy for float64 (draws, images) weights: what `measure` says of each row, in one go.
-
-    AUC is the share of pairs, one sick and one healthy, in which the sick one has the higher probability; equal ones count half.
-    """
-    order = np.argsort(probabilities, kind="stable")
-    starts = np.flatnonzero(np.diff(probabilities[order], prepend=-1))
-    sick, healthy = (np.add.reduceat(weights[:, order] * (labels[order] == label), starts, axis=1) for label in (1, 0))
-    lower, pairs = healthy.cumsum(axis=1) - healthy / 2, sick.sum(axis=1) * healthy.sum(axis=1)
-    right = (probabilities >= threshold) == (labels == 1)
-    return pd.DataFrame({"auc": (sick * lower).sum(axis=1) / np.where(pairs > 0, pairs, np.nan),
-                         "accuracy": weights @ right / weights.sum(axis=1)})
-
-
 def compare_runs(records: list, resamples: int, seed: int) -> dict:
     """Return {run: {"auc" or "accuracy": {"value", "low", "high"}}}: its score minus the reference's, both of the same draws."""
     reference = find_reference(records)
     if reference is None:
         return {}
-    weights = np.array([np.ones(len(reference["answers"])), *draw_patients(reference["answers"].patient, resamples, seed)])
-    drawn = {one["name"]: measure_draws(one["answers"].label.to_numpy(), one["answers"].probability.to_numpy(), one["threshold"], weights)
-             for one in records if not one["apart"]}
+    weights, drawn = [np.ones(len(reference["answers"])), *draw_patients(reference["answers"].patient, resamples, seed)], {}
+    for one in [one for one in records if not one["apart"]]:
+        labels, probabilities = (one["answers"][name].to_numpy() for name in ("label", "probability"))
+        scores = [measure(labels, probabilities, one["threshold"], draw) for draw in weights]
+        drawn[one["name"]] = pd.DataFrame(scores)[["auc", "accuracy"]]
     return {name: enclose(scores - drawn[reference["name"]]) for name, scores in drawn.items() if name != reference["name"]}
 
 

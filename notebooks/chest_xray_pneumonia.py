@@ -547,16 +547,15 @@ finish_figure(plot_panels([radiograph, *variants], captions), title, "augmentati
 # %% [markdown]
 # ### The main network
 #
-# Deeper networks see more, but plain ones stop learning when they get deep. A **residual block** [3] adds its input to its
-# output, by a **shortcut**. So the block only has to learn a *correction*, and what section 6 sends backwards, the gradient, finds a
-# short way.
+# Deeper networks see more, but deep plain ones stop learning. A **residual block** [3] adds its input to its
+# output, by a **shortcut**. So it only has to learn a *correction*, and the gradient of section 6 finds a short way back.
 #
-# Ahead of everything, each picture is standardised to mean 0 and deviation 1 (a layer normalisation over the picture), so
-# exposure matters less. At the end, **global average pooling** takes the mean of each map instead of giving each place its
-# own dense weight; **dropout** blanks a share of these means during training, so that none becomes indispensable.
+# Ahead of everything, each picture is standardised to mean 0 and deviation 1, so exposure matters less. At the end, **global
+# average pooling** takes the mean of each map, in place of dense weights; **dropout** blanks a share of these means
+# in training, so that none becomes indispensable.
 #
-# Once trained, from section 7 on, it looks at each film `VIEWS` times, each time a tenth closer, and takes the mean of the last maps
-# (*test-time augmentation*). What lies at the edge, letters and frame, then counts less, and the chance of one framing evens out.
+# Once trained, it looks at a film `VIEWS` times, each time a tenth closer, and averages the last maps: letters at the edge count
+# less.
 
 # %%
 from cxr.network import normalise, residual_block  # show
@@ -719,8 +718,7 @@ from cxr.measure import fit_calibration  # show
 # held-out patients. But hardly any of their films gets an answer near the line, so a handful would place it by chance. So each film
 # counts several times: as it is, and with another exposure, sharpness, frame or letter. **Guess first:** above or below 0.5?
 #
-# The network is read back from its file, looks closer from now on (`VIEWS`), is calibrated, and gets its threshold. Its answers for
-# test are still unknown.
+# The network is read back, looks closer from now on (`VIEWS`), is calibrated, gets its threshold. Its answers for test are still unknown.
 
 # %%
 from cxr.shift import (  # fold
@@ -737,7 +735,7 @@ from cxr.measure import choose_threshold  # show
 
 settings = tour.start("7 Evaluate", globals())
 run_dir = output_dir / "runs" / settings.RUN_NAME
-holdout = make_batches("holdout", pool_files, [x_train, x_val], batch_size=16)
+holdout = make_batches("holdout", pool_files, [x_train, x_val], batch_size=16)  # each film is in memory VIEWS times
 y_holdout, holdout_files = holdout.labels, pool_files[pool_files.part == "holdout"]
 model, record, changed = validate_run(run_dir, holdout, holdout_files, settings, globals().get("state"))  # of section 6, if it has run
 rival = None
@@ -957,8 +955,8 @@ print(describe_checks(checks, f"{len(some)} {pictures}"))
 # **How to read it:** bright places speak for the answer given: for pneumonia on a hit, for *healthy* on a film that passed.
 # Bright on the lungs is what one hopes for; on a letter, a border, a tube or the belly it may be something other than the
 # disease. A correlation near 1 would mean that training hardly matters for the map; near 0 or below, it has changed it wholly. Where
-# the first fall is not surely larger than the second, do not believe the map. And it is the mean of several looks, each a tenth
-# closer, so what lies at the edge is drawn a little too far out.
+# the first fall is not surely larger than the second, do not believe the map. It is the mean of several looks, so what lies at the
+# edge is drawn a little too far out.
 #
 # ### Shortcuts: does it read the letters, or the frame?
 #
@@ -978,11 +976,11 @@ tabulate_scores(**rows).loc[["auc", "accuracy"]].rename_axis(f"held-out {picture
 # a grey frame makes a strange film). A high one on the frame alone means that it *can* read the frame, as section 3's classifier
 # does. Within one class the shape should not matter: a correlation surely away from 0 is a warning.
 #
-# **What was done about it, and what is left.** The augmentation of section 5 makes tone, sharpness and framing say less, the threshold
-# serves changed films too, and the trained network looks several times, each time with less of the frame. That surely lifted the
-# ranking of real films of makes that had been left out of training (set `VIEWS = 1` and run section 7 again to see yours without). Much
-# else did not: frames swapped or covered, letters put on, other tones, a light from one side, more weight for conflicting films
-# (`docs/results.md` of this project). So expect less on films of another make than validation promises.
+# **What was done about it, and what is left.** The augmentation of section 5 makes tone, sharpness and framing say less; the
+# threshold serves changed films too. To look closer surely lifted the ranking of real films whose make was left out of training (run
+# section 7 with `VIEWS = 1` to see yours without). Much else did not: frames swapped or covered, letters put on, other tones or
+# light, more weight for conflicting films (`docs/results.md` of this project). So on films of another make expect less than validation
+# promises.
 #
 # ### Your own picture
 #

@@ -15,12 +15,11 @@ from cxr.compare import (
     describe_runs,
     find_reference,
     is_sure,
-    measure_draws,
     plot_runs,
     show_runs,
     tabulate_runs,
 )
-from cxr.measure import measure, score
+from cxr.measure import score
 from cxr.runs import keep_answers, list_runs
 from cxr.storage import as_json
 
@@ -152,17 +151,6 @@ def test_a_paired_interval_of_accuracy_is_that_of_the_binomial(add, tmp_path):
     found = compare_runs(list_runs(tmp_path / "runs"), 2000, 0)["right"]["accuracy"]
     assert found["value"] == pytest.approx(0.15)
     assert [found["low"], found["high"]] == pytest.approx(stats.binom.ppf([0.025, 0.975], PATIENTS, 0.15) / PATIENTS, abs=0.0051)
-
-
-def test_the_scores_of_all_draws_at_once_are_those_that_measure_gives():
-    generator = np.random.default_rng(3)
-    probabilities = generator.integers(0, 9, PATIENTS) / 8  # many equal ones
-    weights = generator.integers(0, 4, (5, PATIENTS)).astype(float)
-    weights[4] *= LABELS  # a draw without healthy children has no AUC
-    found = measure_draws(LABELS, probabilities, 0.375, weights)
-    for row, one in zip(found.itertuples(), weights):
-        expected = measure(LABELS, probabilities, 0.375, one)
-        assert [row.auc, row.accuracy] == pytest.approx([expected["auc"], expected["accuracy"]], nan_ok=True)
 
 
 def test_a_paired_interval_of_auc_draws_whole_patients_and_the_same_for_both(add, tmp_path):
