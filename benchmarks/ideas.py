@@ -1,13 +1,13 @@
 """What sweep.py tries: changes of the notebook's text, and lists of recipes."""
 
+STANDARDISE = '    x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardise")(x)'
 # What is tried and is no setting: pairs of (text in the built notebook, which must be there once; what takes its place).
 PATCHES = {
     "smoothing": [('                  "binary_crossentropy", metrics',
                    "                  keras.losses.BinaryCrossentropy(label_smoothing=0.1), metrics")],
     "erasing": [("RandomTexture(texture)]",
                  'RandomTexture(texture), layers.RandomErasing(0.5, (0.02, 0.2), value_range=(0, 1), dtype="float32")]')],
-    "unstandardised": [('x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardise")(x)',
-                        "pass")],
+    "unstandardised": [(STANDARDISE, "    pass")],
     "averaged": [  # Polyak's moving average of the weights is what is validated and kept
         ("weight_decay=settings.WEIGHT_DECAY)", "weight_decay=settings.WEIGHT_DECAY, use_ema=True, ema_momentum=0.99)"),
         ("callbacks=[shuffle, *steering, state])",
@@ -190,7 +190,110 @@ class FirstAUC(keras.metrics.AUC):
 
 """),
     ],
+    # The learning rate falls along a cosine too (Loshchilov and Hutter 2017, arXiv:1608.03983); ReduceLROnPlateau still lowers it.
+    "cosine": [("    return [keras.callbacks.ReduceLROnPlateau(", """    def cool(epoch):
+        return 1 + np.cos(np.pi * epoch / COSINE_EPOCHS)
+
+    return [keras.callbacks.LearningRateScheduler(lambda epoch, rate: float(rate * cool(epoch) / cool(max(epoch - 1, 0)))),
+            keras.callbacks.ReduceLROnPlateau("""),
+               ("class NetworkCheckpoint(", "COSINE_EPOCHS = EPOCHS\n\n\nclass NetworkCheckpoint(")],
+    # IBN (Pan et al. 2018, arXiv:1807.09441): half of the channels are normalised film by film, in all stages but the last.
+    "ibn": [("""    x = layers.Conv2D(filters, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv1")(x)
+    x = normalise(f"{name}_norm1")(x)
+""", """    if filters < 192:
+        halves = [layers.Conv2D(filters // 2, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv1{half}")(x) """
+             """for half in "ab"]
+        halves = [layers.GroupNormalization(-1, epsilon=1e-5, name=f"{name}_alone1")(halves[0]), normalise(f"{name}_norm1")(halves[1])]
+        x = layers.Concatenate(name=f"{name}_both1")(halves)
+    else:
+        x = layers.Conv2D(filters, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv1")(x)
+        x = normalise(f"{name}_norm1")(x)
+""")],
+    # Mixup (Zhang et al. 2018, arXiv:1710.09412): each film is mixed with another one of its batch, and so are their labels.
+    "mixup": [("        return fill_batch(images, self.labels[chosen], self)", """        labels = self.labels[chosen]
+        if self.seed is not None:
+            share = np.random.default_rng((self.seed, int(chosen[0]), number)).beta(0.4, 0.4, len(chosen)).astype(np.float32)
+            share = np.maximum(share, 1 - share)
+            images = np.round(share[:, None, None, None] * images + (1 - share[:, None, None, None]) * images[::-1]).astype(np.uint8)
+            labels = (share * labels + (1 - share) * labels[::-1]).astype(np.float32)
+        return fill_batch(images, labels, self)""")],
+    # Half of the films are mixed with another one of their class (Yao et al. 2022, arXiv:2201.00299; whatever their makes).
+    "lisa": [("        return fill_batch(images, self.labels[chosen], self)", """        labels = self.labels[chosen]
+        if self.seed is not None:
+            draw = np.random.default_rng((self.seed, int(chosen[0]), number))
+            share = draw.uniform(0, 1, len(chosen)).astype(np.float32)[:, None, None, None]
+            other = np.arange(len(chosen))
+            for label in (0, 1):
+                own = np.flatnonzero(labels == label)
+                other[own] = draw.permutation(own)
+            mixed = np.round(share * images + (1 - share) * images[other]).astype(np.uint8)
+            images = np.where(draw.uniform(0, 1, len(chosen))[:, None, None, None] < 0.5, mixed, images)
+        return fill_batch(images, labels, self)""")],
+    # Half of the places of the last map are blanked at random, so that no one place decides.
+    "scatter": [("""    x = layers.Activation("linear", name="features")(x)
+""", """    x = layers.Dropout(0.5, noise_shape=(None, *x.shape[1:3], 1), name="scatter")(x)
+    x = layers.Activation("linear", name="features")(x)
+""")],
+    # A smaller receptive field, which judges texture rather than framing (as in Brendel and Bethge 2019, arXiv:1904.00760).
+    "bag": [("""    x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv2")(x)
+""", """    x = layers.Conv2D(filters, 1 if filters > 64 else 3, padding="same", use_bias=False, name=f"{name}_conv2")(x)
+""")],
+    # The mean of the weights of all steps of the second half is kept (Cha et al. 2021, arXiv:2102.08604), its statistics estimated anew.
+    "swa": [("class NetworkCheckpoint(", """class WeightAverage(keras.callbacks.Callback):
+    def __init__(self, network, first):
+        super().__init__()
+        self.network, self.first, self.count, self.mean, self.now = network, first, 0, None, False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch >= self.first
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.now:
+            values, self.count = self.network.get_weights(), self.count + 1
+            self.mean = values if self.mean is None else [mean + (value - mean) / self.count for mean, value in zip(self.mean, values)]
+
+
+def settle_average(model, average, fit, state):
+    average.network.set_weights(average.mean)
+    norms = [layer for layer in average.network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for number in range(len(fit)):
+        for layer in norms:
+            layer.momentum = number / (number + 1)
+        model(keras.ops.convert_to_tensor(fit[number][0]), training=True)
+    for layer in norms:
+        layer.momentum = 0.95
+    average.network.save(state.folder / "training.keras")
+    state.best = take_digest((state.folder / "training.keras").read_bytes())
+
+
+class NetworkCheckpoint("""),
+            ("                          callbacks=[shuffle, *steering, state])",
+             """                          callbacks=[shuffle, *steering, *([average] if model.name == "training" else []), state])
+                if model.name == "training":
+                    settle_average(model, average, fit, state)"""),
+            ("    with state.hold_folder():\n        try:\n            first = state.resume(model)",
+             """    average = WeightAverage(model.layers[-1], epochs // 2)
+    with state.hold_folder():
+        try:
+            first = state.resume(model)""")],
+    # Local contrast normalisation (Jarrett et al. 2009), with a window of a third of the film.
+    "local": [(STANDARDISE, """    around = layers.AveragePooling2D(size // 3, 1, padding="same", name="around")(x)
+    x = layers.Subtract(name="apart")([x, around])
+    spread = layers.AveragePooling2D(size // 3, 1, padding="same", name="spread")(x * x)
+    x = x / keras.ops.sqrt(spread + 1e-3)
+""" + STANDARDISE)],
 }
+PATCHES["bag2"] = PATCHES["bag"] + [(
+    """    x = layers.Conv2D(filters, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv1")(x)
+""", """    x = layers.Conv2D(filters, 1 if filters > 128 else 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv1")(x)
+""")]
+for other in ("ibn", "mixup", "lisa"):
+    PATCHES[f"cosine and {other}"] = PATCHES["cosine"] + PATCHES[other]
+# The mean around each place is taken away: in a window of this part of the film; the light then tells less.
+for part, name in ((2, "highpass 2"), (3, "highpass"), (5, "highpass 5"), (8, "highpass 8")):
+    PATCHES[name] = [(STANDARDISE, f"""    around = layers.AveragePooling2D(size // {part}, 1, padding="same", name="around")(x)
+    x = layers.Subtract(name="apart")([x, around])
+""" + STANDARDISE)]
 # The light twice as strong, and with two other ideas.
 PATCHES["strong shade"] = [(old, new.replace("-0.4, 0.4", "-0.8, 0.8")) for old, new in PATCHES["shade"]]
 for other in ("frame", "histogram"):
@@ -219,6 +322,14 @@ GRIDS = {
                  "stretched twice as wide": {"PATCH": "stretch"}, "pose twice as strong": {"POSE": 1.0},
                  "exposure twice as strong": {"EXPOSURE": 1.0}, "texture twice as strong": {"TEXTURE": 1.0},
                  "averaged weights": {"PATCH": "averaged"}, "product with the clues' answer": {"PATCH": "experts"}},
+    # that question again, for a network that looks closer
+    "left-out, closer": {
+        "rate along a cosine": {"PATCH": "cosine"}, "IBN": {"PATCH": "ibn"}, "cosine, and IBN": {"PATCH": "cosine and ibn"},
+        "cosine, and mixup": {"PATCH": "cosine and mixup"}, "cosine, and mixed in each class": {"PATCH": "cosine and lisa"},
+        "half of the last map blanked": {"PATCH": "scatter"}, "smaller field": {"PATCH": "bag"}, "still smaller field": {"PATCH": "bag2"},
+        "mean of the weights": {"PATCH": "swa"}, "mean of a half taken away": {"PATCH": "highpass 2"},
+        "mean of a third taken away": {"PATCH": "highpass"}, "mean of a fifth taken away": {"PATCH": "highpass 5"},
+        "mean of an eighth taken away": {"PATCH": "highpass 8"}, "local contrast": {"PATCH": "local"}},
     # the shape of a film: needs pictures that still have theirs
     "geometry": {"middle square": {"GEOMETRY": "crop"}, "whole film between bars": {"GEOMETRY": "fit"}},
 }

@@ -188,6 +188,30 @@ def test_averaged_weights_are_what_is_kept(tmp_path):
     assert len(names["state"].rows) == 1 and names["model"].optimizer.use_ema
 
 
+def test_the_mean_of_the_weights_of_all_steps_is_kept_with_statistics_of_its_own(tmp_path):
+    """Two steps, each about as long as the rate, the same way: their mean lies one and a half of them from where they began."""
+    names = train_patched("swa", tmp_path)
+    names["keras"].utils.set_random_seed(0)
+    began = names["build_cnn"](32).get_layer("stem_conv").get_weights()[0]
+    farthest = np.abs(names["kept"].get_layer("stem_conv").get_weights()[0] - began).max()
+    assert 0.0013 < farthest < 0.0017
+    norm, last = names["kept"].get_layer("stem_norm"), names["model"].layers[-1].get_layer("stem_norm")
+    assert norm.momentum == last.momentum == 0.95
+    maps = names["keras"].Model(names["kept"].inputs, norm.input)
+    seen = maps.predict(names["x_train"][:32], verbose=0).var(axis=(0, 1, 2))
+    assert norm.get_weights()[3] == pytest.approx(seen, rel=0.6)  # after two steps from 1 they would hardly have moved: 0.95² is left
+
+
+def test_mixed_films_have_mixed_labels_in_training_only(tmp_path):
+    _, names = define_patched("cosine and mixup", tmp_path)
+    labels = np.arange(8, dtype=np.uint8) % 2
+    pictures = np.broadcast_to(200 * labels[:, None, None, None], (8, 4, 4, 1)).astype(np.uint8)
+    images, said = names["ImageBatches"]([pictures], np.arange(8), labels, 8, seed=3)[0]
+    assert images[:, 0, 0, 0] / 200 == pytest.approx(said, abs=0.003) and ((said > 0.01) & (said < 0.99)).any()
+    images, said = names["ImageBatches"]([pictures], np.arange(8), labels, 8)[0]
+    assert (images == pictures).all() and (said == labels).all()
+
+
 def test_the_plain_network_has_the_layers_that_section_8_looks_for(tmp_path):
     names = train_patched("plain", tmp_path)
     kept, pictures = names["kept"], names["x_train"]
