@@ -1,6 +1,8 @@
 """What sweep.py tries: changes of the notebook's text, and lists of recipes."""
 
 STANDARDISE = '    x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardise")(x)'
+RELATIVE = '    x = subtract_local_mean(layers.Rescaling(1 / 255, dtype="float32", name="rescale")(inputs), size)'
+ABSOLUTE = '    x = layers.Rescaling(1 / 255, name="rescale")(inputs)'
 # What is tried and is no setting: pairs of (text in the built notebook, which must be there once; what takes its place).
 PATCHES = {
     "smoothing": [('                  "binary_crossentropy", metrics',
@@ -276,17 +278,14 @@ class NetworkCheckpoint("""),
     with state.hold_folder():
         try:
             first = state.resume(model)""")],
-    # Local contrast normalisation (Jarrett et al. 2009), with a window of a third of the film.
-    "local": [(STANDARDISE, """    around = layers.AveragePooling2D(size // 3, 1, padding="same", name="around")(x)
+    # No mean is taken away.
+    "absolute": [(RELATIVE, ABSOLUTE)],
+    # What is left is divided by its deviation in the same window: local contrast normalisation (Jarrett et al. 2009).
+    "local": [(RELATIVE, ABSOLUTE + """
+    around = layers.AveragePooling2D(size // 3, 1, padding="same", name="around")(x)
     x = layers.Subtract(name="apart")([x, around])
     spread = layers.AveragePooling2D(size // 3, 1, padding="same", name="spread")(x * x)
-    x = x / keras.ops.sqrt(spread + 1e-3)
-""" + STANDARDISE)],
-    # The same mean, of about a third of the film, from a thumbnail: at a fraction of the time.
-    "around": [(STANDARDISE, """    around = layers.AveragePooling2D(max(1, size // 24), padding="same", name="thumbnail")(x)
-    around = layers.AveragePooling2D(8, 1, padding="same", name="surroundings")(around)
-    x = layers.Subtract(name="relative")([x, layers.Resizing(size, size, dtype="float32", name="enlarge")(around)])
-""" + STANDARDISE)],
+    x = x / keras.ops.sqrt(spread + 1e-3)""")],
 }
 PATCHES["bag2"] = PATCHES["bag"] + [(
     """    x = layers.Conv2D(filters, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv1")(x)
@@ -294,11 +293,11 @@ PATCHES["bag2"] = PATCHES["bag"] + [(
 """)]
 for other in ("ibn", "mixup", "lisa"):
     PATCHES[f"cosine and {other}"] = PATCHES["cosine"] + PATCHES[other]
-# The mean around each place is taken away: in a window of this part of the film; the light then tells less.
+# The mean is that of this part of the film.
 for part, name in ((2, "highpass 2"), (3, "highpass"), (5, "highpass 5"), (8, "highpass 8")):
-    PATCHES[name] = [(STANDARDISE, f"""    around = layers.AveragePooling2D(size // {part}, 1, padding="same", name="around")(x)
-    x = layers.Subtract(name="apart")([x, around])
-""" + STANDARDISE)]
+    PATCHES[name] = [(RELATIVE, f"""{ABSOLUTE}
+    around = layers.AveragePooling2D(size // {part}, 1, padding="same", name="around")(x)
+    x = layers.Subtract(name="apart")([x, around])""")]
 # The light twice as strong, and with two other ideas.
 PATCHES["strong shade"] = [(old, new.replace("-0.4, 0.4", "-0.8, 0.8")) for old, new in PATCHES["shade"]]
 for other in ("frame", "histogram"):
@@ -308,7 +307,7 @@ GRIDS = {
     # each choice of the recipe, taken back
     "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
                  "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
-                 "plain network": {"PATCH": "plain"}},
+                 "no mean taken away": {"PATCH": "absolute"}, "plain network": {"PATCH": "plain"}},
     # what else was tried
     "candidates": {"64 pixels": {"IMAGE_SIZE": 64}, "128 pixels": {"IMAGE_SIZE": 128},
                    "stretched three times as wide": {"PATCH": "wide"}, "left-right flip": {"FLIP": True},

@@ -76,8 +76,7 @@ def compare_runs(records: list, resamples: int, seed: int) -> dict:
     weights, drawn = [np.ones(len(reference["answers"])), *draw_patients(reference["answers"].patient, resamples, seed)], {}
     for one in [one for one in records if not one["apart"]]:
         labels, probabilities = (one["answers"][name].to_numpy() for name in ("label", "probability"))
-        scores = [measure(labels, probabilities, one["threshold"], draw) for draw in weights]
-        drawn[one["name"]] = pd.DataFrame(scores)[["auc", "accuracy"]]
+        drawn[one["name"]] = pd.DataFrame([measure(labels, probabilities, one["threshold"], draw) for draw in weights])[["auc", "accuracy"]]
     return {name: enclose(scores - drawn[reference["name"]]) for name, scores in drawn.items() if name != reference["name"]}
 
 

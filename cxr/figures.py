@@ -232,9 +232,9 @@ def plot_architecture(model) -> Figure:
         while "_shortcut" in source.name:
             source = source.input._keras_history.operation
         sources[add.name] = source.name
-    for layer in (layer for layer in model.layers if "_shortcut" not in layer.name and type(layer).__name__ != "InputLayer"):
-        shape, kind = tuple(layer.output.shape[1:]), type(layer).__name__.replace("2D", "").replace("Normalization", "Norm")
-        kind = kind.removeprefix("Global")
+    shown = [one for one in model.layers if "_shortcut" not in one.name and type(one).__name__ not in ("InputLayer", "Sequential")]
+    for layer in shown:
+        shape, kind = tuple(layer.output.shape[1:]), type(layer).__name__.removeprefix("Global").replace("2D", "")
         if not stages or stages[-1][0] != shape or list(place)[-1] in sources.values():
             stages.append((shape, {}))
         place[layer.name], stages[-1][1][kind] = len(stages) - 1, stages[-1][1].get(kind, 0) + 1
@@ -246,7 +246,7 @@ def plot_architecture(model) -> Figure:
         for shift in (0.12, 0.06, 0):
             axis.add_patch(plt.Rectangle((left + shift, -height / 2 + shift), depth, height, facecolor="#DCE6F2", edgecolor="#1F3B5C"))
         axis.text(left + depth / 2, -1.1, "×".join(map(str, shape)), ha="center", va="top", fontsize=8, fontweight="bold")
-        words = "\n".join(f"{kind}{f' ×{count}' if count > 1 else ''}" for kind, count in kinds.items())
+        words = "\n".join(f"{kind.replace('alization', '')}{f' ×{count}' if count > 1 else ''}" for kind, count in kinds.items())
         axis.text(left + depth / 2, -1.3, words, ha="center", va="top", fontsize=8)
         left += max(depth, 0.35) + 0.85
         ends.append((left - 0.4, height))  # where what leaves the box begins

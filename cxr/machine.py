@@ -70,6 +70,12 @@ def find_strategy(devices=None):
     return SimpleNamespace(scope=contextlib.nullcontext), 1
 
 
+def normalise(name: str) -> keras.layers.Layer:
+    """Return a batch normalisation, over the whole batch where several devices share it."""
+    shared = keras.backend.backend() == "tensorflow"  # elsewhere a batch is one array on all devices
+    return keras.layers.BatchNormalization(momentum=0.95, synchronized=shared, name=name)
+
+
 def load_network(path: Path) -> keras.Model:
     """Return the network of a .keras file; raise ValueError, with the file's name, if it is damaged, or would run code of its own."""
     try:
@@ -97,10 +103,7 @@ def describe_versions() -> dict:
 
 
 def guess_minutes(images: float, size: int, epochs: int, products_per_pixel: int = 8_900) -> float:
-    """Guess the minutes of a training, about 3 forward passes, from the speed of one convolution here.
-
-    `products_per_pixel`: the multiplications of the network of section 5, per pixel of its input.
-    """
+    """Guess the minutes of a training, about 3 forward passes of the network of section 5, from the speed of one convolution here."""
     convolution = keras.layers.Conv2D(64, 3, padding="same")
     batch = np.zeros((32, 32, 32, 64), "float32")
     keras.ops.convert_to_numpy(convolution(batch))

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from cxr.machine import normalise
+
 
 def build_baseline(size: int) -> keras.Model:
     """Return the plain CNN: input (size, size, 1) of grey levels 0–255, output (1,) the probability of PNEUMONIA."""
@@ -18,10 +20,11 @@ def build_baseline(size: int) -> keras.Model:
     return keras.Model(inputs, outputs, name="baseline")
 
 
-def normalise(name: str) -> layers.Layer:
-    """Return a batch normalisation, over the whole batch where several devices share it."""
-    shared = keras.backend.backend() == "tensorflow"  # elsewhere a batch is one array on all devices
-    return layers.BatchNormalization(momentum=0.95, synchronized=shared, name=name)
+def subtract_local_mean(x, size: int):
+    """Take from each place the mean of about a third of the film around it (a thumbnail's), as in Jarrett et al., ICCV 2009."""
+    pools = [layers.AveragePooling2D(side, step, "same", dtype="float32") for side, step in ((size // 24, size // 24), (8, 1))]
+    mean = keras.Sequential([*pools, layers.Resizing(size, size, dtype="float32")], name="local_mean")(x)
+    return layers.Subtract(dtype="float32", name="relative")([x, mean])
 
 
 def residual_block(x, filters: int, stride: int, name: str):
@@ -47,7 +50,7 @@ def build_cnn(size: int, dropout: float = 0.3) -> keras.Model:
     Residual blocks after He et al., 2016 (arXiv:1512.03385). The layer "features" is the last convolutional map.
     """
     inputs = keras.Input((size, size, 1), name="radiograph")
-    x = layers.Rescaling(1 / 255, name="rescale")(inputs)
+    x = subtract_local_mean(layers.Rescaling(1 / 255, dtype="float32", name="rescale")(inputs), size)
     x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardise")(x)
     x = layers.Conv2D(32, 5, strides=2, padding="same", use_bias=False, name="stem_conv")(x)
     x = normalise("stem_norm")(x)

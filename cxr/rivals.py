@@ -57,8 +57,7 @@ def group_by_release(only: np.ndarray) -> dict[str, tuple]:
 def compare_classifiers(labels: np.ndarray, said: dict, lines: dict, patients, columns: dict, settings) -> dict[str, dict]:
     """Return {classifier: {column: {"value", "low", "high"}}} for {classifier: probabilities (n,)} and their thresholds, `lines`.
 
-    `columns`: {column: (the rows that count; the name of a score)}; intervals are 95 %, drawn by patient. Columns of the same rows
-    (one object) are scored together.
+    `columns`: {column: (the rows that count, one object where they are the same; the name of a score)}; intervals are drawn by patient.
     """
     patients, parts, result = np.asarray(patients), {id(rows): rows for rows, _ in columns.values()}, {}
     for name, answers in said.items():

@@ -23,8 +23,7 @@ class Tour:
                               4: ("VALIDATION_SHARE", "SPLIT_SEED"), 7: ("RUN_NAME", "VIEWS")})
 
     def __init__(self, device: str):
-        self.device, self.done, self.seconds = device, {}, {}
-        self.title, self.since = "", 0.0
+        self.device, self.title, self.since, self.done, self.seconds = device, "", 0.0, {}, {}
 
     def start(self, title: str, values: dict[str, Any]) -> "Settings":
         """Begin a section ("4 A validation set"), return the settings in globals(); ValueError, or RuntimeError with what to run first."""

@@ -550,15 +550,15 @@ finish_figure(plot_panels([radiograph, *variants], captions), title, "augmentati
 # Deeper networks see more, but deep plain ones stop learning. A **residual block** [3] adds its input to its
 # output, by a **shortcut**. So it only has to learn a *correction*, and the gradient of section 6 finds a short way back.
 #
-# Ahead of everything, each picture is standardised to mean 0 and deviation 1, so exposure matters less. At the end, **global
-# average pooling** takes the mean of each map, in place of dense weights; **dropout** blanks a share of these means
-# in training, so that none becomes indispensable.
+# Ahead of everything, the mean grey around each place is taken away, and the rest brought to a deviation of 1, so tone, light and
+# exposure say less. At the end, **global average pooling** takes the mean of each map, in place of dense weights; **dropout**
+# blanks a share of these means in training, so that none becomes indispensable.
 #
 # Once trained, it looks at a film `VIEWS` times, each time a tenth closer, and averages the last maps: letters at the edge count
 # less.
 
 # %%
-from cxr.network import normalise, residual_block  # show
+from cxr.network import subtract_local_mean, residual_block  # show
 
 # %%
 from cxr.network import build_cnn  # show
@@ -569,9 +569,9 @@ from cxr.network import build_cnn  # show
 # In the diagrams, a box is a map (height × width × channels): the smaller, the fewer pixels; the wider, the more channels. An arc
 # is a shortcut. **Parameters** are all the numbers that a network keeps: weights, biases, and the averages of batch normalisation.
 #
-# The **receptive field** of a unit is the square of input pixels that can influence it. It grows with each convolution, and
-# faster after each halving. Where it is smaller than a lung, a unit judges texture in a patch; where it exceeds the picture, one
-# unit can weigh a haze on the left against the heart on the right. **Predict:** which of the two networks can?
+# The **receptive field** of a unit is the square of input pixels that can influence it, but for the mean at the entrance. It grows
+# with each convolution, and faster after each halving. Where it is smaller than a lung, a unit judges texture in a patch; where it
+# exceeds the picture, one unit can weigh a haze on the left against the heart on the right. **Predict:** which of the two networks can?
 
 # %%
 networks = [build_baseline(settings.IMAGE_SIZE), build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)]
@@ -977,10 +977,10 @@ tabulate_scores(**rows).loc[["auc", "accuracy"]].rename_axis(f"held-out {picture
 # does. Within one class the shape should not matter: a correlation surely away from 0 is a warning.
 #
 # **What was done about it, and what is left.** The augmentation of section 5 makes tone, sharpness and framing say less; the
-# threshold serves changed films too. To look closer surely lifted the ranking of real films whose make was left out of training (run
-# section 7 with `VIEWS = 1` to see yours without). Much else did not: frames swapped or covered, letters put on, other tones or
-# light, more weight for conflicting films (`docs/results.md` of this project). So on films of another make expect less than validation
-# promises.
+# threshold serves changed films too. To take away the mean around each place, and to look closer, surely lifted the ranking of real
+# films whose make was left out of training (run section 7 with `VIEWS = 1` to see yours without the latter). Much else did not: frames
+# swapped or covered, letters put on, mixed films, more weight for conflicting ones (`docs/results.md` of this project). So on films
+# of another make expect less than validation promises.
 #
 # ### Your own picture
 #

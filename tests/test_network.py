@@ -27,6 +27,19 @@ def test_exposure_does_not_change_the_answer():
     assert np.allclose(model.predict(x, verbose=0), model.predict(x * 1.5 + 10, verbose=0), atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [32, 100, 128])
+def test_a_light_from_one_side_hardly_reaches_the_convolutions(size):
+    """By itself such a slope makes two films as unlike as two thirds to four fifths of a correlation say; what is small stays."""
+    small = np.random.default_rng(0).uniform(60, 160, (3, size // 4, size // 4)).astype("float32")
+    x = np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC) for one in small])[..., None]
+    lit = x + np.linspace(-40, 40, size, dtype="float32")[:, None]
+    model = build_cnn(size)
+    before, after = (keras.Model(model.inputs, model.get_layer("standardise").output).predict(one, verbose=0) for one in (x, lit))
+    for number in range(len(x)):
+        raw, left = (np.corrcoef(one[number].ravel(), other[number].ravel())[0, 1] for one, other in ((x, lit), (before, after)))
+        assert raw < 0.85 and left > 0.99 and np.corrcoef(x[number].ravel(), before[number].ravel())[0, 1] > 0.85
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_block_whose_convolutions_say_nothing_passes_its_input_on(stride):
     """What is residual about it: with weights of 0 the shortcut is left, the mean of 2 × 2 pixels where the map is halved."""
