@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 NOTEBOOK = build.TEXT.with_suffix(".ipynb")
-SMALLEST = {"IMAGE_SIZE": 32, "EPOCHS": 2, "BASELINE_EPOCHS": 1, "RESAMPLES": 20, "BATCH_SIZE": 64}
+SMALLEST = {"IMAGE_SIZE": 32, "EPOCHS": 2, "BASELINE_EPOCHS": 1, "RESAMPLES": 20, "BATCH_SIZE": 64, "VIEWS": 1}
 
 
 def prepare(parameters):
@@ -334,7 +334,7 @@ def test_the_lone_notebook_runs_in_an_empty_folder_with_every_setting_of_the_con
     """No project around it, no network, settings through papermill; half precision, which newer GPUs use, to the last section."""
     shutil.copy(NOTEBOOK, tmp_path)
     chosen = SMALLEST | {"EPOCHS": 1, "BASELINE_EPOCHS": 0, "OUTPUT_DIR": "results", "LEARNING_RATE": 0.002, "SEED": 5, "RUN_NAME": "lone",
-                         "PRESET": "full", "MIXED_PRECISION": "on"}
+                         "PRESET": "full", "MIXED_PRECISION": "on", "VIEWS": 3}
     command = [sys.executable, "-m", "papermill", NOTEBOOK.name, "out.ipynb", "--no-progress-bar"]
     for name, value in chosen.items():
         command += ["-p", name, str(value)]
