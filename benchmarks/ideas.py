@@ -3,6 +3,19 @@
 STANDARDISE = '    x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardise")(x)'
 RELATIVE = '    x = subtract_local_mean(layers.Rescaling(1 / 255, dtype="float32", name="rescale")(inputs), size)'
 ABSOLUTE = '    x = layers.Rescaling(1 / 255, name="rescale")(inputs)'
+PLACES = """        height, width = x.shape[1:3]
+        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+"""
+GATHERED = "        return fill_batch(images, self.labels[chosen], self)"
+
+
+def add_change(name, change, first=False):
+    """Return the change of the notebook that puts one more layer, with this text of its `change`, after RandomTexture, or before."""
+    layers = [f"{name}()", "RandomTexture(texture)"] if first else ["RandomTexture(texture)", f"{name}()"]
+    layer = f"class {name}(RandomChange):\n    def change(self, x):\n{change}\n\n\nclass RandomTexture(RandomChange):"
+    return [("RandomTexture(texture)]", f"{', '.join(layers)}]"), ("class RandomTexture(RandomChange):", layer)]
+
+
 # What is tried and is no setting: pairs of (text in the built notebook, which must be there once; what takes its place).
 PATCHES = {
     "smoothing": [('                  "binary_crossentropy", metrics',
@@ -20,36 +33,18 @@ PATCHES = {
                 "        rise = keras.ops.softmax(keras.ops.concatenate([self.draw(x, -2, 2) for _ in range(5)], axis=-1))\n"
                 "        x = keras.ops.sum(rise * keras.ops.clip(5 * x - np.arange(5, dtype='float32'), 0, 1), axis=-1, keepdims=True)")],
     # Each side of the film is covered, up to a sixth of it, with one grey level, in half of the pictures.
-    "frame": [("RandomTexture(texture)]", "RandomTexture(texture), RandomFrame()]"),
-              ("class RandomTexture(RandomChange):", """class RandomFrame(RandomChange):
-    def change(self, x):
-        height, width = x.shape[1:3]
-        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+    "frame": add_change("RandomFrame", PLACES + """\
         top, bottom, left, end = (keras.ops.maximum(self.draw(x, -1 / 6, 1 / 6), 0) for _ in range(4))
         kept = keras.ops.cast((down >= top) & (down < 1 - bottom) & (right >= left) & (right < 1 - end), x.dtype)
-        return kept * x + (1 - kept) * self.draw(x, 0, 1)
-
-
-class RandomTexture(RandomChange):""")],
+        return kept * x + (1 - kept) * self.draw(x, 0, 1)"""),
     # Half of the pictures get the frame of another film, up to a sixth of the width on each side.
-    "swapped": [("RandomTexture(texture)]", "RandomTexture(texture), RandomSwap()]"),
-                ("class RandomTexture(RandomChange):", """class RandomSwap(RandomChange):
-    def change(self, x):
-        height, width = x.shape[1:3]
-        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+    "swapped": add_change("RandomSwap", PLACES + """\
         top, bottom, left, end = (self.draw(x, 0, 1 / 6) for _ in range(4))
         kept = keras.ops.cast((down >= top) & (down < 1 - bottom) & (right >= left) & (right < 1 - end), x.dtype)
         kept = keras.ops.maximum(kept, keras.ops.cast(self.draw(x, -1, 1) > 0, x.dtype))
-        return kept * x + (1 - kept) * keras.random.shuffle(x, axis=0, seed=self.generator)
-
-
-class RandomTexture(RandomChange):""")],
+        return kept * x + (1 - kept) * keras.random.shuffle(x, axis=0, seed=self.generator)"""),
     # Two bright marks, as large as a letter, somewhere in the outer third, in half of the pictures.
-    "marks": [("RandomTexture(texture)]", "RandomMarks(), RandomTexture(texture)]"),
-              ("class RandomTexture(RandomChange):", """class RandomMarks(RandomChange):
-    def change(self, x):
-        height, width = x.shape[1:3]
-        down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
+    "marks": add_change("RandomMarks", PLACES + """\
         for _ in range(2):
             row, column, side = self.draw(x, 0, 1), self.draw(x, -0.33, 0.33), self.draw(x, 0.02, 0.05)
             column = keras.ops.where(column < 0, 1 + column, column)
@@ -57,10 +52,7 @@ class RandomTexture(RandomChange):""")],
             there *= keras.ops.cast(self.draw(x, -1, 1) > 0, x.dtype)
             hollow = keras.ops.cast((abs(down - row) < 0.7 * side) & (abs(right - column) < 0.5 * side), x.dtype)
             x = keras.ops.maximum(x, there * (1 - hollow) * self.draw(x, 0.7, 1))
-        return x
-
-
-class RandomTexture(RandomChange):""")],
+        return x""", first=True),
     # Films to learn from on which the frame misleads, a quarter of each class, count four times: by a linear classifier of the frame that
     # never answers for a patient from whom it has learnt.
     "conflicting": [("device_count, settings.CLASS_WEIGHTS)\n", """device_count, settings.CLASS_WEIGHTS)
@@ -119,16 +111,10 @@ class ExpertAUC(keras.metrics.AUC):
                 ('                  "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])\n    state',
                  '                  expert_loss, metrics=[ExpertAccuracy(name="accuracy"), ExpertAUC(name="auc")])\n    state')],
     # In half of the pictures the grey levels of another one, rank for rank.
-    "histogram": [("RandomTexture(texture)]", "RandomTexture(texture), RandomHistogram()]"),
-                  ("class RandomTexture(RandomChange):", """class RandomHistogram(RandomChange):
-    def change(self, x):
-        flat = keras.ops.reshape(x, (keras.ops.shape(x)[0], -1))
+    "histogram": add_change("RandomHistogram", """        flat = keras.ops.reshape(x, (keras.ops.shape(x)[0], -1))
         other = keras.random.shuffle(keras.ops.sort(flat, axis=1), axis=0, seed=self.generator)
         moved = keras.ops.take_along_axis(other, keras.ops.argsort(keras.ops.argsort(flat, axis=1), axis=1), axis=1)
-        return keras.ops.where(self.draw(x, -1, 1) > 0, keras.ops.reshape(moved, keras.ops.shape(x)), x)
-
-
-class RandomTexture(RandomChange):""")],
+        return keras.ops.where(self.draw(x, -1, 1) > 0, keras.ops.reshape(moved, keras.ops.shape(x)), x)"""),
     # MixStyle (Zhou et al. 2021, arXiv:2104.02008): in half of the batches each channel has the mean and spread of another film's.
     "mixstyle": [("            x = residual_block(x, filters, stride if block == 0 else 1, f\"stage{stage}_block{block + 1}\")",
                   "            x = residual_block(x, filters, stride if block == 0 else 1, f\"stage{stage}_block{block + 1}\")\n"
@@ -212,7 +198,7 @@ class FirstAUC(keras.metrics.AUC):
         x = normalise(f"{name}_norm1")(x)
 """)],
     # Mixup (Zhang et al. 2018, arXiv:1710.09412): each film is mixed with another one of its batch, and so are their labels.
-    "mixup": [("        return fill_batch(images, self.labels[chosen], self)", """        labels = self.labels[chosen]
+    "mixup": [(GATHERED, """        labels = self.labels[chosen]
         if self.seed is not None:
             share = np.random.default_rng((self.seed, int(chosen[0]), number)).beta(0.4, 0.4, len(chosen)).astype(np.float32)
             share = np.maximum(share, 1 - share)
@@ -220,7 +206,7 @@ class FirstAUC(keras.metrics.AUC):
             labels = (share * labels + (1 - share) * labels[::-1]).astype(np.float32)
         return fill_batch(images, labels, self)""")],
     # Half of the films are mixed with another one of their class (Yao et al. 2022, arXiv:2201.00299; whatever their makes).
-    "lisa": [("        return fill_batch(images, self.labels[chosen], self)", """        labels = self.labels[chosen]
+    "lisa": [(GATHERED, """        labels = self.labels[chosen]
         if self.seed is not None:
             draw = np.random.default_rng((self.seed, int(chosen[0]), number))
             share = draw.uniform(0, 1, len(chosen)).astype(np.float32)[:, None, None, None]

@@ -178,23 +178,24 @@ def train_patched(name, folder):
     return names
 
 
+def move_farthest(names):
+    """Return how far a weight of the first convolution of the network that is kept has moved, at most."""
+    names["keras"].utils.set_random_seed(0)
+    began, kept = (network.get_layer("stem_conv").get_weights()[0] for network in (names["build_cnn"](32), names["kept"]))
+    return np.abs(kept - began).max()
+
+
 def test_averaged_weights_are_what_is_kept(tmp_path):
     """AdamW's first steps are as long as the rate, 0.001; a mean with momentum 0.99 has hardly moved on from where the first led."""
     names = train_patched("averaged", tmp_path)
-    names["keras"].utils.set_random_seed(0)
-    began = names["build_cnn"](32).get_layer("stem_conv").get_weights()[0]
-    farthest = np.abs(names["kept"].get_layer("stem_conv").get_weights()[0] - began).max()
-    assert 0.0009 < farthest < 0.0012
+    assert 0.0009 < move_farthest(names) < 0.0012
     assert len(names["state"].rows) == 1 and names["model"].optimizer.use_ema
 
 
 def test_the_mean_of_the_weights_of_all_steps_is_kept_with_statistics_of_its_own(tmp_path):
     """Two steps, each about as long as the rate, the same way: their mean lies one and a half of them from where they began."""
     names = train_patched("swa", tmp_path)
-    names["keras"].utils.set_random_seed(0)
-    began = names["build_cnn"](32).get_layer("stem_conv").get_weights()[0]
-    farthest = np.abs(names["kept"].get_layer("stem_conv").get_weights()[0] - began).max()
-    assert 0.0013 < farthest < 0.0017
+    assert 0.0013 < move_farthest(names) < 0.0017
     norm, last = names["kept"].get_layer("stem_norm"), names["model"].layers[-1].get_layer("stem_norm")
     assert norm.momentum == last.momentum == 0.95
     maps = names["keras"].Model(names["kept"].inputs, norm.input)
