@@ -60,7 +60,8 @@ test-long: install
 # Python 3.13 and the versions of Colab, in an environment of their own. What is called python3.13 may be a stand-in: each is tried.
 # There the notebook runs and the package's code, not the tools, texts and benchmarks of this repository. What takes minutes of training
 # (Grad-CAM on phantoms) is left to `make test`: the whole notebook, which has it too, runs there as well.
-override NOT_IN_COLAB := $(foreach name,badge banner benchmarks build docs explain readme sweep,--ignore tests/test_$(name).py)
+override NOT_IN_COLAB := $(foreach name,badge banner benchmarks build docs readme sweep,--ignore tests/test_$(name).py) \
+	$(foreach name,phantoms grad_cam,--deselect tests/test_explain.py::test_$(name))
 override COLAB := .venv-colab
 override FIND_313 = set -- python3.13 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.13*/bin/python; \
 	test -z "$$PYTHON313" || set -- "$$PYTHON313"; \
