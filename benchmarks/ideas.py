@@ -293,7 +293,7 @@ GRIDS = {
     # each choice of the recipe, taken back
     "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
                  "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
-                 "no mean taken away": {"PATCH": "absolute"}, "plain network": {"PATCH": "plain"}},
+                 "no mean taken away": {"PATCH": "absolute"}, "one view": {"VIEWS": 1}, "plain network": {"PATCH": "plain"}},
     # what else was tried
     "candidates": {"64 pixels": {"IMAGE_SIZE": 64}, "128 pixels": {"IMAGE_SIZE": 128},
                    "stretched three times as wide": {"PATCH": "wide"}, "left-right flip": {"FLIP": True},
