@@ -9,6 +9,10 @@ The notebook's network is trained by its own full preset, at its own image size.
 the notebook (SPLIT_SEED 0), and are judged on those; test is never read. Threshold: the notebook's rule, on the same held-out
 patients, for all alike. What a peer did in another way, and what was changed to make it run at all, is said in its docstring.
 
+    python benchmarks/peers.py --left-out --data data/chest_xray --save benchmarks/peers_left_out
+
+With --left-out the question is the harder one of sweep.py: the conflicting quarter of each class is asked, its patients teach nothing.
+
 Each network has a process of its own, so that its peak memory can be told; a network that is done is not trained again.
 """
 
@@ -126,30 +130,34 @@ def ours(keras, shares, place):
                            callbacks=callbacks, class_weight=None, size=settings.IMAGE_SIZE)
 
 
-def load_pool(data, size, cache):
-    """Return (images, labels, part, files) of train and val, split as in section 4 of the notebook."""
+def load_pool(data, size, cache, test=False):
+    """Return (images, labels, part, files): train and val, split as in section 4 of the notebook, and, if wanted, "test" as it is."""
+    import numpy as np
+
     from cxr.dataset import list_images
     from cxr.images import load_split
     from cxr.split import find_duplicates, link_patients, split_by_patient
     files = list_images(data)
-    files = files[files.split != "test"].reset_index(drop=True)
-    images, files, _ = load_split(data, files, size, "train and val", cache)
-    digests, _ = find_duplicates(images, files)
-    groups = link_patients(files.patient, digests)
-    part = split_by_patient(files, groups, build.read_settings()["VALIDATION_SHARE"], 0)
+    files = files[test | (files.split != "test")].reset_index(drop=True)
+    images, files, _ = load_split(data, files, size, "all images" if test else "train and val", cache)
+    part, pool = np.full(len(files), "test", "<U7"), np.flatnonzero(files.split != "test")
+    groups = link_patients(files.patient, find_duplicates(images, files)[0])[pool]
+    part[pool] = split_by_patient(files.iloc[pool], groups, build.read_settings()["VALIDATION_SHARE"], 0)
     return images, files.label.to_numpy("uint8"), part, files
 
 
-def train(name, data, minutes, seed, place):
-    """Train one network in this process; write what happened to the file `place`."""
+def train(name, data, minutes, seed, place, left_out=False):
+    """Train one network in this process; write what happened to the file `place`. `left_out`: the folder "test" is asked, too."""
     import keras
     import numpy as np
 
     from cxr.batches import ImageBatches
-    from cxr.measure import choose_threshold, measure, score
+    from cxr.measure import choose_threshold, measure, predict_probabilities, score
+    from cxr.shift import look_closer
     keras.utils.set_random_seed(seed)
-    images, labels, part, files = load_pool(data, read_full_settings().IMAGE_SIZE if name == "ours" else SIZE, place.parent / "cache")
-    rows = {one: np.flatnonzero(part == one) for one in ("fit", "holdout")}
+    settings = read_full_settings()
+    images, labels, part, files = load_pool(data, settings.IMAGE_SIZE if name == "ours" else SIZE, place.parent / "cache", left_out)
+    rows = {one: np.flatnonzero(part == one) for one in ("fit", "holdout", "test")}
     shares = np.bincount(labels[rows["fit"]], minlength=2) / len(rows["fit"])
     recipe = globals()[name](keras, shares, place)
     fit = ImageBatches([images], rows["fit"], labels[rows["fit"]], recipe.batch, seed)
@@ -171,15 +179,38 @@ def train(name, data, minutes, seed, place):
 
     recipe.model.fit(fit, validation_data=holdout, epochs=recipe.epochs, shuffle=False, verbose=0,
                      class_weight=recipe.class_weight, callbacks=[*recipe.callbacks, Watch()])
-    model = keras.models.load_model(place.with_suffix(".keras")) if name == "ours" else recipe.model
-    probabilities = model.predict(holdout, verbose=0)[:, 0].astype(float)
-    threshold = choose_threshold(holdout.labels, probabilities)
-    scores = score(holdout.labels, probabilities, files.patient[rows["holdout"]], threshold, 1000, seed)
+    model = look_closer(keras.models.load_model(place.with_suffix(".keras")), settings.VIEWS) if name == "ours" else recipe.model
+    probabilities = {one: predict_probabilities(model, images[rows[one]]) for one in ("holdout", "test")[:1 + left_out]}
+    threshold = choose_threshold(holdout.labels, probabilities["holdout"])
+    scores = {one: score(labels[rows[one]], answers, files.patient[rows[one]], threshold, 1000, seed)
+              for one, answers in probabilities.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     place.write_text(json.dumps({
-        "name": name, "size": int(images.shape[1]), "parameters": int(recipe.model.count_params()), "curve": curve, "scores": scores,
+        "name": name, "size": int(images.shape[1]), "parameters": int(recipe.model.count_params()), "curve": curve,
+        "scores": scores["holdout"], "left_out": scores.get("test"),
         "peak_mb": peak, "epochs": len(curve), "wanted": recipe.epochs,
         "ended": "all epochs" if len(curve) == recipe.epochs else "time" if curve[-1]["seconds"] > 0.8 * minutes * 60 else "its rule"}))
+
+
+def tell(score):
+    """Return a score with its interval as text."""
+    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def tell_epochs(one):
+    """Return how many of its epochs a network was trained for, as text."""
+    return f"{one['epochs']} of {one['wanted']}" + (" (time)" if one["ended"] == "time" else "")
+
+
+def tabulate_left_out(results):
+    """Return the table of all networks, asked for the images that were left out, as Markdown."""
+    lines = ["| network | pixels | validation AUC | AUC, left out | sensitivity, left out | specificity, left out | epochs | minutes |",
+             "|---" * 8 + "|"]
+    for name, one in results.items():
+        cells = [tell(one["scores"]["auc"]), *(tell(one["left_out"][score]) for score in ("auc", "sensitivity", "specificity"))]
+        minutes = one["curve"][-1]["seconds"] / 60
+        lines.append(f"| {NAMES[name]} | {one['size']} | {' | '.join(cells)} | {tell_epochs(one)} | {minutes:.1f} |")
+    return "\n".join(lines)
 
 
 def tabulate(results):
@@ -188,11 +219,9 @@ def tabulate(results):
     lines = ["| network | pixels | parameters | AUC | accuracy | sensitivity | specificity | epochs | s an epoch | minutes "
              "| minutes until ours has its AUC | peak memory, MB |", "|---" * 12 + "|"]
     for name, one in results.items():
-        cells = [f"{one['scores'][score]['value']:.3f} [{one['scores'][score]['low']:.3f}, {one['scores'][score]['high']:.3f}]"
-                 for score in ("auc", "accuracy", "sensitivity", "specificity")]
+        cells = [tell(one["scores"][score]) for score in ("auc", "accuracy", "sensitivity", "specificity")]
         reached = next((step["seconds"] / 60 for step in mine if step["auc"] >= one["scores"]["auc"]["value"]), None)
-        epochs = f"{one['epochs']} of {one['wanted']}" + (" (time)" if one["ended"] == "time" else "")
-        lines.append(f"| {NAMES[name]} | {one['size']} | {one['parameters']:,} | {' | '.join(cells)} | {epochs} | "
+        lines.append(f"| {NAMES[name]} | {one['size']} | {one['parameters']:,} | {' | '.join(cells)} | {tell_epochs(one)} | "
                      f"{statistics.median(step['epoch_seconds'] for step in one['curve']):.0f} | {one['curve'][-1]['seconds'] / 60:.1f} | "
                      f"{'–' if name == 'ours' else 'never' if reached is None else f'{reached:.1f}'} | {one['peak_mb']:,.0f} |")
     return "\n".join(lines)
@@ -220,6 +249,24 @@ def draw(results, path):
     figure.savefig(path, dpi=120)
 
 
+def draw_left_out(results, path):
+    """Draw each network's AUC on held-out patients and on the images that were left out, with their intervals."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axis = plt.subplots(figsize=(7.5, 2.8), layout="constrained")
+    for part, title, marker, colour in (("scores", "held-out patients", "s", "#666666"), ("left_out", "left-out films", "o", "#D55E00")):
+        aucs = [one[part]["auc"] for one in results.values()]
+        sides = [[one["value"] - one["low"] for one in aucs], [one["high"] - one["value"] for one in aucs]]
+        axis.errorbar([one["value"] for one in aucs], range(len(aucs)), xerr=sides, fmt=marker, color=colour, capsize=3, label=title)
+    axis.set_yticks(range(len(results)), [NAMES[name] for name in results])
+    axis.invert_yaxis()
+    axis.set_xlabel("AUC, with its 95 % interval")
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the chest_xray folder")
@@ -227,33 +274,41 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/peers", help="where results are kept (default outputs/peers)")
     parser.add_argument("--save", type=Path, metavar="NAME", help="write the table to NAME.md and the picture to NAME.png")
+    parser.add_argument("--left-out", action="store_true", help="ask for the images on which the clues mislead, and learn from the others")
     parser.add_argument("--only", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)  # the process of one network
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    limit = f"-{arguments.minutes:g}min" if arguments.minutes else ""
-    place = {name: arguments.work / f"{name}{limit}-seed{arguments.seed}.json" for name in NAMES}
     if arguments.only:
-        return train(arguments.only[0], arguments.data, arguments.minutes, arguments.seed, Path(arguments.only[1]))
+        return train(arguments.only[0], arguments.data, arguments.minutes, arguments.seed, Path(arguments.only[1]), arguments.left_out)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    data, kind = arguments.data, "-left-out" if arguments.left_out else ""
+    if arguments.left_out:
+        import sweep
+        data = sweep.leave_out(data, arguments.work / "left-out-data/chest_xray")
+    limit = f"-{arguments.minutes:g}min" if arguments.minutes else ""
+    place = {name: arguments.work / f"{name}{kind}{limit}-seed{arguments.seed}.json" for name in NAMES}
     minutes = arguments.minutes or math.inf
     for name, title in NAMES.items():  # ours first
         if not place[name].exists():
-            words = [sys.executable, __file__, "--only", name, place[name], "--data", arguments.data, "--minutes", str(minutes),
-                     "--seed", str(arguments.seed)]
+            words = [sys.executable, __file__, "--only", name, place[name], "--data", data, "--minutes", str(minutes),
+                     "--seed", str(arguments.seed), *["--left-out"] * arguments.left_out]
             if subprocess.run(words, check=False).returncode:
                 sys.exit(f"The training of {title} failed: see above.")
         if name == "ours" and not arguments.minutes:
             minutes = json.loads(place[name].read_text(encoding="utf-8"))["curve"][-1]["seconds"] / 60
     results = {name: json.loads(place[name].read_text(encoding="utf-8")) for name in NAMES}
     limit = f"at most {minutes:.3g} minutes each" + ("" if arguments.minutes else ", as long as ours took")
-    words = (f"One seed ({arguments.seed}), {limit}; scores on the same held-out patients, at the threshold where twice the sensitivity "
-             "plus the specificity is largest there, with 95 % intervals by patient-clustered bootstrap. Epochs marked (time) ended "
-             "because of the minutes, the others by the author's own rule. The notebook's network answers from its best epoch by "
-             "validation loss, the peers as their authors' code leaves them.")
-    table = tabulate(results)
+    asked = "left-out films, at the threshold where twice the sensitivity plus the specificity is largest on held-out patients"
+    if not arguments.left_out:
+        asked = "held-out patients, at the threshold where twice the sensitivity plus the specificity is largest there"
+    words = (f"One seed ({arguments.seed}), {limit}; scores on the same {asked}, with 95 % intervals by patient-clustered bootstrap. "
+             "Epochs marked (time) ended because of the minutes, the others by the author's own rule. The notebook's network answers from "
+             f"its best epoch by validation loss, and looks {read_full_settings().VIEWS} times; the peers answer as their authors' code "
+             "leaves them.")
+    table = (tabulate_left_out if arguments.left_out else tabulate)(results)
     print(f"\n{table}\n\n{words}")
     if arguments.save:
         arguments.save.with_suffix(".md").write_text(f"{table}\n\n{words}\n", encoding="utf-8")
-        draw(results, arguments.save.with_suffix(".png"))
+        (draw_left_out if arguments.left_out else draw)(results, arguments.save.with_suffix(".png"))
     return None
 
 

@@ -36,6 +36,30 @@ def test_the_table_of_peers_says_when_ours_was_as_good():
     assert kaggle[7] == "3 of 3" and kaggle[10] == "never"
 
 
+def test_peers_are_asked_for_left_out_films_that_teach_nothing(tmp_path, monkeypatch):
+    """Films of "test" are neither learnt from nor held out; without being asked for, they are not even read. The table has their scores."""
+    for split, numbers in (("train", range(20)), ("test", range(20, 26))):
+        for number in numbers:
+            for name in (f"NORMAL/IM-{number:04}-0001.png", f"PNEUMONIA/person{number}_virus_1.png"):
+                path = tmp_path / split / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                noise = np.random.default_rng(number + 100 * ("person" in name)).integers(256, size=(32, 32), dtype=np.uint8)
+                cv2.imwrite(str(path), noise)
+    images, labels, part, files = peers.load_pool(tmp_path, 32, "", test=True)
+    assert len(images) == len(labels) == 52 and set(part[files.split == "test"]) == {"test"}
+    assert set(part[files.split == "train"]) == {"fit", "holdout"}
+    closed = peers.load_pool(tmp_path, 32, "")
+    assert not (closed[3].split == "test").any() and list(closed[2]) == list(part[files.split == "train"])
+
+    one = {"size": 9, "epochs": 2, "wanted": 3, "ended": "time", "curve": [{"seconds": 90.0}],
+           "scores": {"auc": {"value": 0.99, "low": 0.98, "high": 1.0}},
+           "left_out": {name: {"value": value, "low": 0.5, "high": 0.9}
+                        for name, value in (("auc", 0.8), ("sensitivity", 0.7), ("specificity", 0.6))}}
+    cells = [cell.strip() for cell in peers.tabulate_left_out({"kaggle": one}).splitlines()[2].strip("|").split("|")]
+    scores = ["0.990 [0.980, 1.000]", "0.800 [0.500, 0.900]", "0.700 [0.500, 0.900]", "0.600 [0.500, 0.900]"]
+    assert cells[1:] == ["9", *scores, "2 of 3 (time)", "1.5"]
+
+
 def test_the_operations_of_a_step_are_counted():
     """By hand: 8 × 8 places × 18 weights, then 128 weights; a product and a sum each, three times (forward and two gradients)."""
     network = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, padding="same"), keras.layers.BatchNormalization(),
