@@ -19,6 +19,7 @@ Each network has a process of its own, so that its peak memory can be told; a ne
 import argparse
 import json
 import math
+import os
 import resource
 import statistics
 import subprocess
@@ -30,6 +31,8 @@ from types import SimpleNamespace
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import build  # noqa: E402
+
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as in section 0 of the notebook
 
 SIZE = 150  # pixels of the peers' images
 NAMES = {"ours": "this notebook, full preset", "ancestor": "the student notebook of 2021", "kaggle": "Kaggle, \"92.6 %\"",

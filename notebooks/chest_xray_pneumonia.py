@@ -55,7 +55,7 @@ missing = [package for module, package in packages.items() if importlib.util.fin
 if missing:  # only what is missing: Colab has everything, and replacing its packages would force a restart
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_CPU_ALLOCATOR_USE_BFC": "true"} | os.environ  # hush; memory is kept for the next step
 saved = os.dup(2)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries say a lot while they look for devices
 try:

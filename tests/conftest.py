@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "benchmarks")]
 os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that tests start; the lone notebook does without
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as in section 0 of the notebook
 os.environ["PYTHON"] = sys.executable  # for download_data.sh, which would take that of .venv
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel is this environment's, also where the user has another "python3"
 # A port where nothing listens: whatever asks for the network is refused at once, here and in every kernel.
