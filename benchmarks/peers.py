@@ -277,6 +277,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/peers", help="where results are kept (default outputs/peers)")
     parser.add_argument("--save", type=Path, metavar="NAME", help="write the table to NAME.md and the picture to NAME.png")
+    parser.add_argument("--peers", nargs="*", choices=list(NAMES)[1:], default=list(NAMES)[1:], help="beside ours (default: all three)")
     parser.add_argument("--left-out", action="store_true", help="ask for the images on which the clues mislead, and learn from the others")
     parser.add_argument("--only", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)  # the process of one network
     arguments = parser.parse_args()
@@ -288,17 +289,18 @@ def main():
         import sweep
         data = sweep.leave_out(data, arguments.work / "left-out-data/chest_xray")
     limit = f"-{arguments.minutes:g}min" if arguments.minutes else ""
-    place = {name: arguments.work / f"{name}{kind}{limit}-seed{arguments.seed}.json" for name in NAMES}
+    names = ["ours", *arguments.peers]
+    place = {name: arguments.work / f"{name}{kind}{limit}-seed{arguments.seed}.json" for name in names}
     minutes = arguments.minutes or math.inf
-    for name, title in NAMES.items():  # ours first
+    for name in names:
         if not place[name].exists():
             words = [sys.executable, __file__, "--only", name, place[name], "--data", data, "--minutes", str(minutes),
                      "--seed", str(arguments.seed), *["--left-out"] * arguments.left_out]
             if subprocess.run(words, check=False).returncode:
-                sys.exit(f"The training of {title} failed: see above.")
+                sys.exit(f"The training of {NAMES[name]} failed: see above.")
         if name == "ours" and not arguments.minutes:
             minutes = json.loads(place[name].read_text(encoding="utf-8"))["curve"][-1]["seconds"] / 60
-    results = {name: json.loads(place[name].read_text(encoding="utf-8")) for name in NAMES}
+    results = {name: json.loads(place[name].read_text(encoding="utf-8")) for name in names}
     limit = f"at most {minutes:.3g} minutes each" + ("" if arguments.minutes else ", as long as ours took")
     asked = "left-out films, at the threshold where twice the sensitivity plus the specificity is largest on held-out patients"
     if not arguments.left_out:
