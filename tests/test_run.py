@@ -251,6 +251,32 @@ if not os.path.exists(kept):
     assert (tmp_path / "out/small.html").exists()
 
 
+def test_an_interruption_that_a_destructor_swallows_is_raised_again_but_not_while_one_is_heeded(tmp_path):
+    """After the first one is lost somebody sleeps; after the second one somebody cleans up, for longer than until a third would come."""
+    write_notebook(tmp_path, "pass")
+    code = f"""import os, sys, time; sys.path.insert(0, {str(ROOT / 'tools')!r})
+import run
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), {signal.SIGHUP:d})
+        time.sleep(0.1)
+def execute(*_):
+    Deaf()
+    print("goes on", flush=True)
+    try:
+        time.sleep(50)
+    finally:
+        time.sleep(3)
+        print("cleaned up", flush=True)
+run.execute = execute
+run.main()"""
+    done = subprocess.run([sys.executable, "-c", code, f"OUTPUT_DIR={tmp_path / 'out'}"], capture_output=True, text=True, check=False,
+                          timeout=45, start_new_session=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    assert done.returncode == 129, done.stderr
+    assert done.stdout == "goes on\ncleaned up\n"
+    assert "Exception ignored" in done.stderr and done.stderr.endswith(INTERRUPTED)
+
+
 def test_of_two_runs_in_one_folder_the_second_waits_and_each_tells_its_own_results(tmp_path):
     write_notebook(tmp_path, """print("in", flush=True)
 while not os.path.exists(os.path.join(os.path.dirname(OUTPUT_DIR), "go")):

@@ -242,12 +242,22 @@ def run(settings):
         print(describe_outcome(output_dir, time.monotonic() - since))
 
 
+def is_interrupted():
+    """Return whether a KeyboardInterrupt is on its way up, so that somebody is cleaning up after it."""
+    error = sys.exc_info()[1]
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
 def main():
     heeded = [one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]  # nohup, &
 
     def interrupt(number, frame):
         for one in heeded:
             signal.signal(one, signal.SIG_IGN)  # the kernel is ended undisturbed
+        signal.signal(signal.SIGALRM, lambda *_: None if is_interrupted() else interrupt(number, frame))
+        signal.alarm(2)  # what is raised within a destructor, or where a library catches everything, is lost: then once more
         raise KeyboardInterrupt(number)
 
     for one in heeded:
@@ -261,6 +271,7 @@ def main():
         folder = Path(error.filename).parent if isinstance(error.filename, str) else settings["OUTPUT_DIR"]
         sys.exit(f"\nmake run: {refuse_storage(folder, error)}.")
     except KeyboardInterrupt as error:
+        signal.alarm(0)
         print("\nmake run: interrupted. The same command goes on where this one stopped, after the last finished epoch of a training.",
               file=sys.stderr)
         sys.exit(128 + error.args[0])
