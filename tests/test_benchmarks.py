@@ -36,7 +36,7 @@ def test_the_table_of_peers_says_when_ours_was_as_good():
     assert kaggle[7] == "3 of 3" and kaggle[10] == "never"
 
 
-def test_peers_are_asked_for_left_out_films_that_teach_nothing(tmp_path, monkeypatch):
+def test_peers_are_asked_for_left_out_films_that_teach_nothing(tmp_path):
     """Films of "test" are neither learnt from nor held out; without being asked for, they are not even read. The table has their scores."""
     for split, numbers in (("train", range(20)), ("test", range(20, 26))):
         for number in numbers:
