@@ -48,7 +48,7 @@ class Lab:
     def __init__(self, browser, folder):
         self.browser, self.folder = browser, folder
 
-    def wait(self, condition, what, seconds=60):
+    def wait(self, condition, what, seconds=300):
         """Wait until `condition()` is true, and return its value."""
         try:
             waiting = WebDriverWait(self.browser, seconds, poll_frequency=0.3, ignored_exceptions=[StaleElementReferenceException])
@@ -115,7 +115,7 @@ class Lab:
         chosen = self.browser.find_elements(By.CSS_SELECTOR, ".jp-Notebook .jp-Cell.jp-mod-selected")
         assert len(chosen) == len(numbers)
 
-    def finish(self, after, sections, seconds=900):
+    def finish(self, after, sections, seconds=1500):
         """Wait until all code cells of these sections have run since the count was `after`; return the cells.
 
         Fails at once where a cell shows an error.

@@ -16,7 +16,6 @@ from cxr.phantoms import Phantom
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.timeout(1500)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a limit to the memory that does not count mapped files")
 def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(phantoms, tmp_path):
     """2.5 GB of images for a process that may have 2.35 GB, TensorFlow included: not without the cache, but with it."""

@@ -218,7 +218,7 @@ def begin(folder, *words, stdout=subprocess.PIPE, **environment):
 
 def finish(process):
     """Return (exit code, stdout, stderr) of a run."""
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=300)
     return process.returncode, out, errors
 
 
@@ -271,7 +271,7 @@ def execute(*_):
 run.execute = execute
 run.main()"""
     done = subprocess.run([sys.executable, "-c", code, f"OUTPUT_DIR={tmp_path / 'out'}"], capture_output=True, text=True, check=False,
-                          timeout=45, start_new_session=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
+                          timeout=300, start_new_session=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
     assert done.returncode == 129, done.stderr
     assert done.stdout == "goes on\ncleaned up\n"
     assert "Exception ignored" in done.stderr and done.stderr.endswith(INTERRUPTED)
