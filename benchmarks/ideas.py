@@ -3,6 +3,8 @@
 STANDARDISE = '    x = layers.LayerNormalization(axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardise")(x)'
 RELATIVE = '    x = subtract_local_mean(layers.Rescaling(1 / 255, dtype="float32", name="rescale")(inputs), size)'
 ABSOLUTE = '    x = layers.Rescaling(1 / 255, name="rescale")(inputs)'
+LOSS = ('                  "binary_crossentropy", metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])\n'
+        "    state")
 PLACES = """        height, width = x.shape[1:3]
         down, right = np.arange(height, dtype="float32")[:, None, None] / height, np.arange(width, dtype="float32")[:, None] / width
 """
@@ -108,7 +110,7 @@ class ExpertAUC(keras.metrics.AUC):
 
 
 """),
-                ('                  "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])\n    state',
+                (LOSS,
                  '                  expert_loss, metrics=[ExpertAccuracy(name="accuracy"), ExpertAUC(name="auc")])\n    state')],
     # In half of the pictures the grey levels of another one, rank for rank.
     "histogram": add_change("RandomHistogram", """        flat = keras.ops.reshape(x, (keras.ops.shape(x)[0], -1))
@@ -154,7 +156,7 @@ def residual_block(""")],
     kind = layers.Dense(1, activation="sigmoid", dtype="float32", name="kind")(x)\n"""),
         ('    return keras.Model(inputs, outputs, name="residual_cnn")',
          '    return keras.Model(inputs, layers.Concatenate(dtype="float32")([outputs, kind]), name="residual_cnn")'),
-        ('                  "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])\n    state',
+        (LOSS,
          '                  finding_loss, metrics=[FirstAccuracy(name="accuracy"), FirstAUC(name="auc")])\n    state'),
         ("settings.SEED, device_count, settings.CLASS_WEIGHTS)\n", """settings.SEED, device_count)
 

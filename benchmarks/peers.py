@@ -128,7 +128,7 @@ def ours(keras, shares, place):
     callbacks = make_callbacks(place.with_suffix(".keras"), settings.PATIENCE)
     model = augment(build_cnn(settings.IMAGE_SIZE, settings.DROPOUT), settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
     model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
-                  metrics=["accuracy", keras.metrics.AUC(name="auc")])
+                  metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
     return SimpleNamespace(model=model, epochs=settings.EPOCHS, batch=settings.BATCH_SIZE,
                            callbacks=callbacks, class_weight=None, size=settings.IMAGE_SIZE)
 

@@ -75,59 +75,69 @@ def compare_memory(size, images, rounds):
     return statistics.median(ratios)
 
 
+WAYS = [("gathered", True), ("fixed", True), ("gathered", False), ("fixed", False)]  # (how the batches come, whether there is augmentation)
+
+
+def time_ways(settings, precision, count, ways, rounds):
+    """Train on `count` images in each of these ways, in turn; return ({way: images a second in each round}, the network)."""
+    import keras
+
+    from cxr.augment import augment
+    from cxr.batches import ImageBatches
+    from cxr.machine import use_precision
+    from cxr.network import build_cnn
+    size, generator = settings.IMAGE_SIZE, np.random.default_rng(0)
+
+    class Fixed(ImageBatches):
+        kept = None
+
+        def __getitem__(self, number):
+            self.kept = self.kept or super().__getitem__(0)
+            return self.kept
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.bin"
+        path.write_bytes(generator.bytes(count * size**2))
+        images = np.memmap(path, np.uint8, "r", shape=(count, size, size, 1))
+        labels, prepared = generator.integers(0, 2, count), {}
+        for way in ways:
+            kind_of_batches = {"gathered": ImageBatches, "fixed": Fixed}[way[0]]
+            batches = kind_of_batches([images], np.arange(count), labels, settings.BATCH_SIZE, 0)
+            with use_precision(precision):
+                network = build_cnn(size, settings.DROPOUT)
+                model = augment(network) if way[1] else network
+                model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
+                              metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
+            model.fit(batches, shuffle=False, verbose=0)  # compiles
+            prepared[way] = model, batches
+        speeds = {way: [] for way in ways}
+        for _ in range(rounds):
+            for way, (model, batches) in prepared.items():
+                since = time.perf_counter()
+                model.fit(batches, shuffle=False, verbose=0)
+                speeds[way].append(count / (time.perf_counter() - since))
+    return speeds, network
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     parser.add_argument("--images", type=int, default=1280, help="images an epoch (default 1280)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", type=Path, metavar="NAME", help="write the sentences to NAME.md")
-    parser.add_argument("--speed", action="store_true", help=argparse.SUPPRESS)  # print images/s, nothing else
+    parser.add_argument("--speed", action="store_true", help=argparse.SUPPRESS)  # print images/s of training, nothing else
     arguments = parser.parse_args()
     import keras
 
-    from cxr.augment import augment
-    from cxr.batches import ImageBatches
-    from cxr.machine import choose_precision, find_device, use_precision
-    from cxr.network import build_cnn
+    from cxr.machine import choose_precision, find_device
     from cxr.settings import resolve_settings
     kind, name, capability = find_device()
     settings = resolve_settings(build.read_settings() | {"PRESET": "full", "IMAGE_SIZE": arguments.size}, kind)
     precision = choose_precision(settings.MIXED_PRECISION, kind, capability)
-    generator = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "images.bin"
-        path.write_bytes(generator.bytes(arguments.images * arguments.size**2))
-        images = np.memmap(path, np.uint8, "r", shape=(arguments.images, arguments.size, arguments.size, 1))
-        rows, labels = np.arange(len(images)), generator.integers(0, 2, len(images))
-
-        class Fixed(ImageBatches):
-            kept = None
-
-            def __getitem__(self, number):
-                self.kept = self.kept or super().__getitem__(0)
-                return self.kept
-
-        ways = {}
-        for augmented in (True,) if arguments.speed else (True, False):
-            with use_precision(precision):
-                model = build_cnn(arguments.size, settings.DROPOUT)
-                network, model = model, augment(model) if augmented else model
-                model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
-                              metrics=["accuracy", keras.metrics.AUC(name="auc")])
-            for way, kind_of_batches in (("gathered", ImageBatches), ("fixed", Fixed))[:1 if arguments.speed else 2]:
-                batches = kind_of_batches([images], rows, labels, settings.BATCH_SIZE, 0)
-                model.fit(batches, shuffle=False, verbose=0)  # compiles
-                ways[way, augmented] = (model, batches)
-        speeds = {way: [] for way in ways}
-        for _ in range(1 if arguments.speed else arguments.rounds):
-            for way, (model, batches) in ways.items():
-                since = time.perf_counter()
-                model.fit(batches, shuffle=False, verbose=0)
-                speeds[way].append(len(images) / (time.perf_counter() - since))
-
     if arguments.speed:
-        print(speeds["gathered", True][0])
+        print(*time_ways(settings, precision, arguments.images, WAYS[:1], 1)[0][WAYS[0]])
         return
+    speeds, network = time_ways(settings, precision, arguments.images, WAYS, arguments.rounds)
 
     def ratio(way, other):
         return statistics.median(one / two for one, two in zip(speeds[way], speeds[other]))

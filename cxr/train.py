@@ -145,7 +145,7 @@ def train(model: keras.Model, fit: "ImageBatches", holdout: "ImageBatches", epoc
     shuffle = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: fit.start_epoch(epoch))
     with state.hold_folder():
         try:
-            first = state.resume(model)
+            first = state.resume(model)  # builds the optimizer: if the metrics are objects, not names, the step is traced only once
             if not state.ended:
                 model.fit(fit, validation_data=holdout, epochs=epochs, initial_epoch=first, shuffle=False, verbose=0,
                           callbacks=[shuffle, *steering, state])

@@ -636,7 +636,7 @@ if settings.BASELINE_EPOCHS:
     with strategy.scope(), use_precision(precision):
         baseline = build_baseline(settings.IMAGE_SIZE)
         baseline.compile(keras.optimizers.Adam(settings.LEARNING_RATE), "binary_crossentropy",
-                         metrics=["accuracy", keras.metrics.AUC(name="auc")])
+                         metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
         state = train(baseline, fit, holdout, settings.BASELINE_EPOCHS, runs_dir / "baseline", settings)
     finish_run(state, settings, data_kind, holdout_id)
 
@@ -648,7 +648,7 @@ with strategy.scope(), use_precision(precision):
     if settings.AUGMENT:
         model = augment(model, settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
     model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY),
-                  "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
+                  "binary_crossentropy", metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
     state = train(model, fit, holdout, settings.EPOCHS, runs_dir / settings.RUN_NAME, settings)
 history_table = finish_run(state, settings, data_kind, holdout_id)
 tour.finish((runs_dir / settings.RUN_NAME / "run.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from cxr.network import build_cnn
 
 @pytest.fixture(scope="module")
 def trained(phantoms):
-    """The main network, trained on phantoms at 96 pixels, without augmentation; with the test images, their rows and their probabilities."""
+    """The main network, trained on plain phantoms at 96 pixels; with the test images, their rows and their probabilities."""
     folder = phantoms / "chest_xray"
     files = list_images(folder)
     train, test = files[files.split != "test"], files[files.split == "test"]

@@ -97,6 +97,25 @@ def test_a_lost_training_ends_where_an_undisturbed_one_does(undisturbed, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.keras", "history.csv", "run.json"]
 
 
+def test_with_metrics_that_are_objects_tensorflow_traces_the_step_only_once(tmp_path):
+    """A trace of the residual CNN takes seconds. A metric given by its name makes variables in the first, and asks for a second."""
+    class Counting(keras.layers.Layer):
+        traces = 0
+
+        def call(self, x, training=False):
+            Counting.traces += bool(training)
+            return x
+
+    inputs = keras.Input((2, 2, 1))
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(Counting()(inputs))))
+    model.compile(keras.optimizers.AdamW(0.1), "binary_crossentropy",
+                  metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
+    labels = (PIXELS.mean((1, 2, 3)) > 127).astype(np.uint8)
+    fit, holdout = (ImageBatches([PIXELS], np.arange(12), labels, 6, seed) for seed in (1, None))
+    train(model, fit, holdout, 2, tmp_path, SimpleNamespace(PATIENCE=9, LEARNING_RATE=0.1))
+    assert Counting.traces == 1
+
+
 def test_a_training_with_other_settings_does_not_go_on(undisturbed, tmp_path, capsys):
     with pytest.raises(Exception, match="Lost"):
         train_tiny(tmp_path, lost_at=27, lose=lose_session, rate=0.02)
