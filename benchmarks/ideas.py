@@ -110,8 +110,7 @@ class ExpertAUC(keras.metrics.AUC):
 
 
 """),
-                (LOSS,
-                 '                  expert_loss, metrics=[ExpertAccuracy(name="accuracy"), ExpertAUC(name="auc")])\n    state')],
+                (LOSS, '                  expert_loss, metrics=[ExpertAccuracy(name="accuracy"), ExpertAUC(name="auc")])\n    state')],
     # In half of the pictures the grey levels of another one, rank for rank.
     "histogram": add_change("RandomHistogram", """        flat = keras.ops.reshape(x, (keras.ops.shape(x)[0], -1))
         other = keras.random.shuffle(keras.ops.sort(flat, axis=1), axis=0, seed=self.generator)
@@ -156,8 +155,7 @@ def residual_block(""")],
     kind = layers.Dense(1, activation="sigmoid", dtype="float32", name="kind")(x)\n"""),
         ('    return keras.Model(inputs, outputs, name="residual_cnn")',
          '    return keras.Model(inputs, layers.Concatenate(dtype="float32")([outputs, kind]), name="residual_cnn")'),
-        (LOSS,
-         '                  finding_loss, metrics=[FirstAccuracy(name="accuracy"), FirstAUC(name="auc")])\n    state'),
+        (LOSS, '                  finding_loss, metrics=[FirstAccuracy(name="accuracy"), FirstAUC(name="auc")])\n    state'),
         ("settings.SEED, device_count, settings.CLASS_WEIGHTS)\n", """settings.SEED, device_count)
 
 

@@ -99,17 +99,18 @@ def time_ways(settings, precision, count, ways, rounds):
         path = Path(folder) / "images.bin"
         path.write_bytes(generator.bytes(count * size**2))
         images = np.memmap(path, np.uint8, "r", shape=(count, size, size, 1))
-        labels, prepared = generator.integers(0, 2, count), {}
-        for way in ways:
-            kind_of_batches = {"gathered": ImageBatches, "fixed": Fixed}[way[0]]
-            batches = kind_of_batches([images], np.arange(count), labels, settings.BATCH_SIZE, 0)
-            with use_precision(precision):
-                network = build_cnn(size, settings.DROPOUT)
-                model = augment(network) if way[1] else network
-                model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
-                              metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
-            model.fit(batches, shuffle=False, verbose=0)  # compiles
-            prepared[way] = model, batches
+        labels, models, prepared = generator.integers(0, 2, count), {}, {}
+        for kind, augmented in ways:
+            batches = {"gathered": ImageBatches, "fixed": Fixed}[kind]([images], np.arange(count), labels, settings.BATCH_SIZE, 0)
+            if augmented not in models:
+                with use_precision(precision):
+                    network = build_cnn(size, settings.DROPOUT)
+                    models[augmented] = augment(network) if augmented else network
+                    models[augmented].compile(
+                        keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
+                        metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
+            models[augmented].fit(batches, shuffle=False, verbose=0)  # compiles
+            prepared[kind, augmented] = models[augmented], batches
         speeds = {way: [] for way in ways}
         for _ in range(rounds):
             for way, (model, batches) in prepared.items():

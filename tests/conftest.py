@@ -48,6 +48,12 @@ def same_world():
         keras.config.set_dtype_policy("float32")
 
 
+def command_to_run(notebook):
+    """Return the command that does with this notebook what `make run` does with the project's; settings follow it."""
+    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r})\nimport run\n"
+            f"run.NOTEBOOK = run.Path({str(notebook)!r})\nrun.main()"]
+
+
 def draw_once(factory, name, *numbers, seed):
     """Draw phantoms, and their masks, into a folder of this name, unless the other process of `pytest -n 2` has; return it."""
     base = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()

@@ -449,7 +449,7 @@ def test_an_incomplete_folder_is_kept_aside_when_the_whole_one_comes(internet, t
     assert [path.read_text() for path in tmp_path.glob("chest_xray.incomplete-*/train/mine.txt")] == ["keep me"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(20)
 def test_a_machine_with_no_way_out_is_recognised(internet, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers: as if packets were dropped
         for name in ("HTTPS_PROXY", "https_proxy"):

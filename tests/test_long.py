@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command_to_run
 from PIL import Image
 
 from cxr.phantoms import Phantom
@@ -36,15 +36,13 @@ def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(ph
     settings = {"PRESET": "quick", "DATA_DIR": tmp_path / "chest_xray", "IMAGE_SIZE": 256, "EPOCHS": 1, "BASELINE_EPOCHS": 0,
                 "BATCH_SIZE": 4, "VALIDATION_SHARE": 0.02, "RESAMPLES": 20,
                 "VIEWS": 1}  # three stay within the limit too, and take longer
-    before, small = (ROOT / "notebooks/chest_xray_pneumonia.ipynb").read_text(), tmp_path / "chest_xray_pneumonia.ipynb"
+    book, small = (ROOT / "notebooks/chest_xray_pneumonia.ipynb").read_text(), tmp_path / "chest_xray_pneumonia.ipynb"
     stages = "((32, 2, 1), (64, 2, 2), (128, 2, 2), (192, 1, 1))"
-    assert before.count(stages) == 1
-    small.write_text(before.replace(stages, "((16, 1, 1), (32, 1, 2))"))
-    code = (f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r})\nimport run\n"
-            f"run.NOTEBOOK = run.Path({str(small)!r})\nrun.main()")
+    assert book.count(stages) == 1
+    small.write_text(book.replace(stages, "((16, 1, 1), (32, 1, 2))"))
 
     def run(cache):
-        return subprocess.run([sys.executable, "-c", code, *(f"{name}={value}" for name, value in settings.items()),
+        return subprocess.run([*command_to_run(small), *(f"{name}={value}" for name, value in settings.items()),
                                f"OUTPUT_DIR={tmp_path / 'outputs'}", f"CACHE_DIR={cache}"],
                               capture_output=True, text=True, cwd=tmp_path, check=False,
                               env={**os.environ, "KERAS_MAX_STEPS_PER_EPOCH": "130"},

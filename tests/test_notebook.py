@@ -243,7 +243,7 @@ def test_a_section_run_again_never_mixes_its_result_with_older_ones(kernel, phan
             if decides and section == decides:
                 continue
             kernel.line("tour_copy = copy.deepcopy(tour.done)")
-            told, needs = kernel.refusal(section, None if section == 7 else kernel.begin), NEEDS.get(section, "").split(", ")
+            told, needs = kernel.refusal(section, kernel.run if section == 7 else kernel.begin), NEEDS.get(section, "").split(", ")
             kernel.line("tour.done = tour_copy")
             if decides == 0 or str(decides) in needs:
                 assert told.startswith(f"RuntimeError: {name} was ") and f"run section {decides} again, or set it back." in told, told

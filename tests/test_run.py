@@ -12,7 +12,7 @@ import sys
 import nbformat
 import pytest
 import run
-from conftest import ROOT
+from conftest import ROOT, command_to_run
 
 
 def test_settings_are_read_as_numbers_words_and_folders(tmp_path, monkeypatch):
@@ -210,10 +210,8 @@ def write_notebook(folder, source):
 
 
 def begin(folder, *words, stdout=subprocess.PIPE, **environment):
-    code = (f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r})\nimport run\n"
-            f"run.NOTEBOOK = run.Path({str(folder / 'small.ipynb')!r})\nrun.main()")
-    return subprocess.Popen([sys.executable, "-c", code, *words], stdout=stdout, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                            env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment)
+    return subprocess.Popen([*command_to_run(folder / "small.ipynb"), *words], stdout=stdout, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment)
 
 
 def finish(process):
