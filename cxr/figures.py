@@ -145,8 +145,8 @@ def plot_history(table: pd.DataFrame) -> Figure:
     axes["rate"].set(yscale="log", xlabel="epoch", ylabel="learning rate")
     axes["rate"].xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
     above = (table.val_loss > table.loss)[::-1].cumprod().sum()  # epochs, at the end
-    told = f"dashed stays above from\nepoch {table.epoch.iloc[-above]} on" if above else "dashed is not above\nsolid at the end"
-    axes["loss"].legend(title=told, title_fontsize=8, fontsize=9)
+    told = f"dashed stays above\nfrom epoch {table.epoch.iloc[-above]} on" if above else "dashed is not above\nsolid at the end"
+    axes["accuracy"].legend(title=f"loss: {told}", title_fontsize=8, fontsize=9)  # there is room
     return figure
 
 

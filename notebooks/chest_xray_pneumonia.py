@@ -550,15 +550,25 @@ finish_figure(plot_panels([radiograph, *variants], captions), title, "augmentati
 # Deeper networks see more, but deep plain ones stop learning. A **residual block** [3] adds its input to its
 # output, by a **shortcut**. So it only has to learn a *correction*, and the gradient of section 6 finds a short way back.
 #
-# Ahead of everything, the mean grey around each place is taken away, and the rest brought to a deviation of 1, so tone, light and
-# exposure say less. At the end, **global average pooling** takes the mean of each map, in place of dense weights; **dropout**
-# blanks a share of these means in training, so that none becomes indispensable.
+# Ahead of everything, the **mean grey around each place** is taken away, and the rest brought to a deviation of 1, so tone, light
+# and exposure say less. **Predict:** a film, and the same film lit from below: what is left of the difference? The price: nobody can
+# tell any more how bright a large place is as a whole.
 #
-# Once trained, it looks at a film `VIEWS` times, each time a tenth closer, and averages the last maps: letters at the edge count
-# less.
+# At the end, **global average pooling** takes the mean of each map, in place of dense weights; **dropout** blanks a share of these
+# means in training, so that none becomes indispensable. Once trained, it looks at a film `VIEWS` times, each time a tenth closer,
+# and averages the last maps: letters at the edge count less.
 
 # %%
 from cxr.network import subtract_local_mean, residual_block  # show
+
+# %%
+light = np.linspace(-0.25, 0.25, settings.IMAGE_SIZE, dtype="float32")[:, None, None]
+films = radiograph, np.clip(radiograph + light, 0, 1)
+left = [keras.ops.convert_to_numpy(subtract_local_mean(film, settings.IMAGE_SIZE)) for film in films]
+before, after = (np.corrcoef(np.reshape(pair, (2, -1)))[0, 1] for pair in (films, left))
+title = f"Two lights on one film: their correlation is {before:.3f}, and {after:.3f} once the mean is taken away"
+captions = ["the film", "lit from below", "the first, mean away (grey is 0)", "the second"]
+finish_figure(plot_panels([*films, *(one + 0.5 for one in left)], captions, 4), title, "local_mean", output_dir, data_kind)
 
 # %%
 from cxr.network import build_cnn  # show

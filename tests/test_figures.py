@@ -150,7 +150,7 @@ def test_the_history_marks_the_best_epoch(epochs):
     assert {"loss", "accuracy", "AUC"} <= set(by_title)
     training, validation, best = by_title["loss"].lines
     assert (training.get_linestyle(), validation.get_linestyle()) == ("-", "--")
-    assert labels_of(by_title["loss"]) == ["training", "validation"]
+    assert labels_of(by_title["accuracy"]) == ["training", "validation"]
     assert list(validation.get_ydata()) == table.val_loss.tolist() and best.get_xdata()[0] == min(2, epochs)
     assert by_title["loss"].get_ylim()[0] == 0
     assert training.get_marker() == ("o" if epochs == 1 else "None")  # a line of one point cannot be seen
@@ -192,8 +192,8 @@ def test_one_epoch_that_went_wrong_sets_no_axis_but_is_marked_with_its_value():
 def test_the_legend_tells_from_where_on_validation_is_worse(losses, told):
     table = pd.DataFrame({"epoch": [1, 2, 3, 4], "loss": [0.6, 0.4, 0.3, 0.2], "val_loss": losses, "learning_rate": 0.001}
                          | dict.fromkeys(("accuracy", "val_accuracy", "auc", "val_auc"), 0.9))
-    loss = next(axis for axis in plot_history(table).axes if axis.get_title() == "loss")
-    assert " ".join(loss.get_legend().get_title().get_text().split()) == told
+    accuracy = next(axis for axis in plot_history(table).axes if axis.get_title() == "accuracy")
+    assert " ".join(accuracy.get_legend().get_title().get_text().split()) == f"loss: {told}"
 
 
 def test_a_loss_that_became_nan_can_be_plotted():
