@@ -266,6 +266,9 @@ class NetworkCheckpoint("""),
             first = state.resume(model)""")],
     # No mean is taken away.
     "absolute": [(RELATIVE, ABSOLUTE)],
+    # The epoch is chosen, and the rate lowered, by the held-out films as they are.
+    "unvaried": [('vary(make_batches("holdout", pool_files, [x_train, x_val], settings.BATCH_SIZE, devices=device_count))',
+                  'make_batches("holdout", pool_files, [x_train, x_val], settings.BATCH_SIZE, devices=device_count)')],
     # What is left is divided by its deviation in the same window: local contrast normalisation (Jarrett et al. 2009).
     "local": [(RELATIVE, ABSOLUTE + """
     around = layers.AveragePooling2D(size // 3, 1, padding="same", name="around")(x)
@@ -290,10 +293,11 @@ for other in ("frame", "histogram"):
     before, (place, layer) = PATCHES["shade"]
     PATCHES[f"shade and {other}"] = [PATCHES[other][0], before, (place, PATCHES[other][1][1].removesuffix(place) + layer)]
 GRIDS = {
-    # each choice of the recipe, taken back
+    # each choice of the recipe, taken back; but VIEWS, which views.py asks of the networks of the reference
     "ablation": {"no change of pose": {"POSE": 0}, "no change of exposure": {"EXPOSURE": 0}, "no change of texture": {"TEXTURE": 0},
                  "no dropout": {"DROPOUT": 0.0}, "no weight decay": {"WEIGHT_DECAY": 0.0}, "not standardised": {"PATCH": "unstandardised"},
-                 "no mean taken away": {"PATCH": "absolute"}, "one view": {"VIEWS": 1}, "plain network": {"PATCH": "plain"}},
+                 "no mean taken away": {"PATCH": "absolute"}, "plain network": {"PATCH": "plain"},
+                 "watched on films as they are": {"PATCH": "unvaried"}},
     # what else was tried
     "candidates": {"64 pixels": {"IMAGE_SIZE": 64}, "128 pixels": {"IMAGE_SIZE": 128},
                    "stretched three times as wide": {"PATCH": "wide"}, "left-right flip": {"FLIP": True},

@@ -156,7 +156,7 @@ def train(name, data, minutes, seed, place, left_out=False):
 
     from cxr.batches import ImageBatches
     from cxr.measure import choose_threshold, measure, predict_probabilities, score
-    from cxr.shift import look_closer
+    from cxr.shift import look_closer, vary
     keras.utils.set_random_seed(seed)
     settings = read_full_settings()
     images, labels, part, files = load_pool(data, settings.IMAGE_SIZE if name == "ours" else SIZE, place.parent / "cache", left_out)
@@ -180,7 +180,8 @@ def train(name, data, minutes, seed, place, left_out=False):
             if curve[-1]["seconds"] + curve[-1]["epoch_seconds"] > minutes * 60:
                 self.model.stop_training = True
 
-    recipe.model.fit(fit, validation_data=holdout, epochs=recipe.epochs, shuffle=False, verbose=0,
+    watched = vary(holdout) if name == "ours" else holdout
+    recipe.model.fit(fit, validation_data=watched, epochs=recipe.epochs, shuffle=False, verbose=0,
                      class_weight=recipe.class_weight, callbacks=[*recipe.callbacks, Watch()])
     model = look_closer(keras.models.load_model(place.with_suffix(".keras")), settings.VIEWS) if name == "ours" else recipe.model
     probabilities = {one: predict_probabilities(model, images[rows[one]]) for one in ("holdout", "test")[:1 + left_out]}

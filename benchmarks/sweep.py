@@ -127,7 +127,7 @@ def imitate_shift(data, target, share=0.13):
 def list_decisive(found):
     """Return, sorted, the names of what decides a run, and of all that they use, of `build.find_definitions()`."""
     waiting, names = ["read_image", "find_duplicates", "link_patients", "split_by_patient", "make_batches", "build_baseline", "build_cnn",
-                      "augment", "train", "validate_run", "measure_shifts"], set()
+                      "augment", "vary", "train", "validate_run", "measure_shifts"], set()
     while waiting:
         name = waiting.pop()
         if name not in names:
@@ -141,7 +141,7 @@ def identify(settings):
     found, known = build.find_definitions(), build.read_settings()
     code = [ast.dump(found[name][1]) for name in list_decisive(found)]
     code += [cell.source for cell, _ in build.read_cells()
-             if cell.cell_type == "code" and "model.compile(" in cell.source and "train(" in cell.source]
+             if cell.cell_type == "code" and ".compile(" in cell.source and "train(" in cell.source]
     code += PATCHES.get(settings.get("PATCH"), [])
     changed = [f"{key}-{value}" for key, value in sorted(settings.items()) if value != known.get(key)]
     return "_".join([*changed, hashlib.sha256(repr([code, sorted(settings.items(), key=str)]).encode()).hexdigest()[:8]])

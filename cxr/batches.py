@@ -13,13 +13,13 @@ class ImageBatches(keras.utils.PyDataset):
     """Batches (images, labels) of the wanted rows of some arrays, gathered when they are needed.
 
     `arrays`: uint8 (n, size, size, 1) each, counted through as one; `rows`, `labels`: int (m,). With a seed, each epoch has an
-    order of its own. `change`: a function of one picture, float32 (size, size). `devices`, `class_weights`: see `fill_batch`.
+    order of its own. `changes`: for each row a function of its picture, float32 (size, size). For the rest see `fill_batch`.
     """
 
-    def __init__(self, arrays, rows, labels, batch_size, seed=None, devices=1, class_weights=None, change=None):
+    def __init__(self, arrays, rows, labels, batch_size, seed=None, devices=1, class_weights=None, changes=None):
         super().__init__()
         self.arrays, self.rows, self.labels, self.size, self.seed = arrays, rows, labels, batch_size, seed
-        self.devices, self.class_weights, self.change = devices, class_weights, change
+        self.devices, self.class_weights, self.changes = devices, class_weights, changes
         self.start_epoch(0)
 
     def __len__(self):
@@ -32,20 +32,20 @@ class ImageBatches(keras.utils.PyDataset):
 
     def __getitem__(self, number):
         chosen = self.order[number * self.size: (number + 1) * self.size]
-        images = gather_images(self.arrays, self.rows[chosen], self.change)
+        images = gather_images(self.arrays, self.rows[chosen], self.changes and [self.changes[one] for one in chosen])
         return fill_batch(images, self.labels[chosen], self)
 
 
-def gather_images(arrays, wanted: np.ndarray, change=None) -> np.ndarray:
-    """Return uint8 (m, size, size, 1): the wanted rows (m,) of some arrays, counted through as one, each changed by `change`."""
+def gather_images(arrays, wanted: np.ndarray, changes=None) -> np.ndarray:
+    """Return uint8 (m, size, size, 1): the wanted rows (m,) of some arrays, counted through as one, each with its change of `changes`."""
     starts = np.cumsum([0] + [len(array) for array in arrays])
     images = np.empty((len(wanted), *arrays[0].shape[1:]), np.uint8)
     for array, start in zip(arrays, starts):
         own = (wanted >= start) & (wanted < start + len(array))
         images[own] = array[wanted[own] - start]
-    if change is None:
+    if changes is None:
         return images
-    changed = [change(image[:, :, 0].astype(np.float32)) for image in images]
+    changed = [change(image[:, :, 0].astype(np.float32)) for image, change in zip(images, changes, strict=True)]
     return np.clip(np.round(changed), 0, 255).astype(np.uint8)[..., None]
 
 
@@ -67,7 +67,7 @@ def fill_batch(images: np.ndarray, labels: np.ndarray, batches: "ImageBatches") 
 
 def change_batches(batches: "ImageBatches", change) -> "ImageBatches":
     """Return the same batches, with each picture changed by a function of one picture, float32 (size, size) of 0–255."""
-    return ImageBatches(batches.arrays, batches.rows, batches.labels, batches.size, change=change)
+    return ImageBatches(batches.arrays, batches.rows, batches.labels, batches.size, changes=[change] * len(batches.rows))
 
 
 def fingerprint(batches: "ImageBatches") -> str:

@@ -153,12 +153,12 @@ def plot_runs(records: list, differences: dict, most: int = 6) -> Figure:
     right.axvline(0, color="#888888", linewidth=1)
     history = pd.concat([one["history"].assign(run=one["name"]) for one in drawn], ignore_index=True)
     best = history.loc[history.groupby("run").val_loss.idxmin()]
-    for axis, name, label in zip(curves, ("val_loss", "val_auc"), ("validation loss", "validation AUC")):
+    for axis, name, label in zip(curves, ("val_loss", "val_auc"), ("loss", "AUC")):
         shared = {"x": "epoch", "y": name, "hue": "run", "palette": colour, "legend": False, "ax": axis}
         sns.lineplot(history, **shared, estimator=None, size="run", sizes={one: 3.2 if one == reference["name"] else 1.4 for one in names})
         sns.scatterplot(best, **shared, style="run", markers=marker, zorder=3)
         (low, high), kept = axis.get_ylim(), best[name]  # the first epochs would squeeze all that matters
         low, high = (0, min(high, 3 * kept.max())) if name == "val_loss" else (max(low, 1 - 3 * (1 - kept.min()) - 0.005), high)
-        axis.set(title=f"{label} (colours and marks as above)", xlabel="epoch; marked: the one kept", ylabel="", ylim=(low, high))
+        axis.set(title=f"validation {label}, films changed too", xlabel="epoch; marked: the one kept", ylabel="", ylim=(low, high))
         axis.xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
     return figure

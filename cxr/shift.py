@@ -73,6 +73,14 @@ def list_shifts(size: int) -> dict:
             "frame replaced by grey": hide_border}
 
 
+def vary(batches: "ImageBatches", often: int = 3) -> "ImageBatches":
+    """Return ImageBatches of the same images as they are, and then each `often` times, with the changes of `list_shifts` in turn."""
+    unchanged, *kinds = list_shifts(batches.arrays[0].shape[1]).values()
+    rows, labels = (np.concatenate([values, np.repeat(values, often)]) for values in (batches.rows, batches.labels))
+    changes = [unchanged] * len(batches.rows) + [kinds[place % len(kinds)] for place in range(often * len(batches.rows))]
+    return ImageBatches(batches.arrays, rows, labels, batches.size, devices=batches.devices, changes=changes)
+
+
 def answer_changed(model: keras.Model, batches: "ImageBatches") -> dict[str, np.ndarray]:
     """Return {change: float64 (n,)}: probabilities for the images of ImageBatches, "unchanged" and with each change of `list_shifts`."""
     return {name: predict_probabilities(model, change_batches(batches, change))

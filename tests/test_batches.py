@@ -48,7 +48,7 @@ def test_a_change_sees_one_picture_and_what_it_gives_is_rounded_and_kept_within_
 
     images = np.array([[[0, 10], [11, 50]], [[100, 137], [138, 255]]], np.uint8)[..., None]
     before = images.copy()
-    changed = gather_images([images], np.array([1, 0]), change)
+    changed = gather_images([images], np.array([1, 0]), [change] * 2)
     assert changed.dtype == np.uint8 and changed[..., 0].tolist() == [[[180, 254], [255, 255]], [[0, 0], [2, 80]]]
     assert seen == [((2, 2), np.float32)] * 2 and np.array_equal(images, before)
 
@@ -60,6 +60,12 @@ def test_changed_batches_have_the_same_labels_and_no_order_of_their_own():
     for number in range(3):
         assert np.array_equal(brighter[number][0], batches[number][0] + 60)
         assert np.array_equal(brighter[number][1], batches[number][1])
+
+
+def test_each_row_has_a_change_of_its_own_in_whatever_order_it_comes():
+    changes = [lambda picture, more=more: picture + more for more in (0, 20, 40)]
+    batches = ImageBatches([levels(100, 3)], np.array([2, 0, 2]), np.zeros(3), 2, seed=0, changes=changes)
+    assert sorted(np.concatenate([batches[0][0], batches[1][0]]).ravel()) == [102, 120, 142]
 
 
 def test_images_that_fill_up_a_batch_do_not_count():

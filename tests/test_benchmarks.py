@@ -3,6 +3,7 @@
 import json
 
 import cv2
+import epochs
 import keras
 import numpy as np
 import pandas as pd
@@ -18,6 +19,16 @@ from cxr.shift import look_closer
 
 def test_the_kaggle_network_has_as_many_parameters_as_its_author_printed():
     assert peers.kaggle(keras, (0.26, 0.74), None).model.count_params() == 1_246_401
+
+
+def test_each_way_to_choose_an_epoch_takes_the_lowest_of_its_own_losses():
+    rows = pd.DataFrame({"seed": 0, "epoch": [1, 2, 3, 4], "auc": [0.8, 0.9, 0.96, 0.95], 0: [0.5, 0.1, 0.3, 0.2], 1: [0.6, 0.4, 0.3, 0.5],
+                         3: [0.6, 0.5, 0.4, 0.3]})
+    assert list(epochs.choose(rows).values()) == [(2, 0.9), (3, 0.96), (4, 0.95), (4, 0.95), (3, 0.96)]
+    other = rows.assign(seed=1, auc=[0.7, 0.8, 0.86, 0.85])
+    table = epochs.tabulate(pd.concat([rows, other], ignore_index=True)).split("\n")
+    assert table[0].count("|") == table[1].count("|") == table[2].count("|") == 5
+    assert table[2] == "| held-out films as they are | 2, 0.9000 | 2, 0.8000 | 0.8500 ± 0.0707 |"
 
 
 def test_the_table_of_peers_says_when_ours_was_as_good():

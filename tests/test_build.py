@@ -597,7 +597,7 @@ def test_what_teaches_is_short_and_the_whole_is_not_long(built):
     assert statistics.median(visible) <= 8
     assert np.percentile(visible, 90) <= 20
     assert len(built) <= 111
-    assert sum(map(count_lines, code)) <= 3050  # 2,466 after the move, whose aim was 2,400; then faults were mended, and section 3 came
+    assert sum(map(count_lines, code)) <= 3055  # 2,466 after the move, whose aim was 2,400; then faults were mended, and section 3 came
 
 
 @pytest.mark.parametrize("path", MODULES, ids=[path.stem for path in MODULES])

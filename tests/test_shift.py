@@ -7,7 +7,7 @@ import pytest
 
 from cxr.batches import ImageBatches, change_batches
 from cxr.measure import measure
-from cxr.shift import answer_changed, follow_shape, hide_border, join_changes, keep_border, list_shifts, measure_shifts
+from cxr.shift import answer_changed, follow_shape, hide_border, join_changes, keep_border, list_shifts, measure_shifts, vary
 
 
 def test_changed_pictures_are_what_their_names_say():
@@ -38,6 +38,22 @@ def test_shifted_batches_change_the_images_and_nothing_else():
     for number in range(3):
         assert np.array_equal(brighter[number][0], np.minimum(batches[number][0].astype(int) + 60, 255))
         assert np.array_equal(brighter[number][1], batches[number][1])
+
+
+def test_a_training_is_watched_on_films_as_they_are_and_with_every_change_equally_often():
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 1), np.uint8)
+    batches = ImageBatches([images], np.arange(12)[::-1], np.arange(12) % 2, 5, devices=2)
+    varied = vary(batches, 3)
+    seen, labels, weights = (np.concatenate(parts) for parts in zip(*(varied[number] for number in range(len(varied)))))
+    seen, labels = seen[weights > 0], labels[weights > 0]
+    assert len(varied) == 10 and np.array_equal(seen[:12], images[::-1]) and np.array_equal(labels[:12], batches.labels)
+    assert labels[12:].tolist() == np.repeat(batches.labels, 3).tolist()
+    expected, counts = [change for name, change in list_shifts(32).items() if name != "unchanged"], np.zeros(18, int)
+    for place, picture in enumerate(seen[12:]):
+        own = images[::-1][place // 3, :, :, 0].astype(np.float32)
+        alike = [np.array_equal(np.clip(np.round(change(own)), 0, 255), picture[:, :, 0]) for change in expected]
+        counts[np.flatnonzero(alike)] += 1
+    assert set(counts) == {2}  # 36 pictures, 18 changes
 
 
 def test_a_network_that_sees_the_mean_grey_answers_to_brightness_and_not_to_a_turn():

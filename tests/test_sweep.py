@@ -109,7 +109,8 @@ def test_a_run_counts_no_more_when_a_function_that_decides_it_has_changed(monkey
     for name in ("build_cnn", "build_baseline", "subtract_local_mean", "residual_block", "normalise", "RandomPose",
                  "build_augmentation", "augment", "train", "make_callbacks", "NetworkCheckpoint", "describe_training", "ImageBatches",
                  "make_batches", "gather_images", "fill_batch", "split_by_patient", "link_patients", "read_image", "decode",
-                 "decode_odd", "shrink", "fit_calibration", "calibrate", "choose_threshold", "measure", "list_shifts", "join_changes"):
+                 "decode_odd", "shrink", "fit_calibration", "calibrate", "choose_threshold", "measure", "list_shifts", "join_changes",
+                 "vary"):
         module, _, source = found[name]
         other = ast.parse(source).body[0]
         other.body.append(ast.Pass())
@@ -171,7 +172,7 @@ def train_patched(name, folder):
                           "part": ["fit"] * 32 + ["holdout"] * 8})
     names |= {"settings": names["resolve_settings"](values, "CPU"), "pool_files": files, "x_train": pictures, "x_val": pictures[:0],
               "strategy": strategy, "device_count": count, "precision": "float32", "runs_dir": folder}
-    names["holdout"] = names["make_batches"]("holdout", files, [pictures], 16)
+    names["holdout"] = names["watched"] = names["make_batches"]("holdout", files, [pictures], 16)
     cell = next(tree.body for tree in trees if "model.compile(" in ast.unparse(tree))
     execute(cell[: next(place for place, node in enumerate(cell) if "finish_run(" in ast.unparse(node))], names)
     names["kept"] = names["keras"].models.load_model(folder / "reference" / "training.keras")
