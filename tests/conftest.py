@@ -12,6 +12,7 @@ import matplotlib
 import pytest
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs this in the background ignores Ctrl-C, children too
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup the end of a terminal
 collect_ignore = [] if importlib.util.find_spec("selenium") else ["test_browser.py"]  # make test-browser installs it
 matplotlib.use("agg")  # here only: a kernel must show its figures inline
 ROOT = Path(__file__).resolve().parent.parent
