@@ -267,8 +267,7 @@ class NetworkCheckpoint("""),
     # No mean is taken away.
     "absolute": [(RELATIVE, ABSOLUTE)],
     # The epoch is chosen, and the rate lowered, by the held-out films as they are.
-    "unvaried": [('vary(make_batches("holdout", pool_files, [x_train, x_val], settings.BATCH_SIZE, devices=device_count))',
-                  'make_batches("holdout", pool_files, [x_train, x_val], settings.BATCH_SIZE, devices=device_count)')],
+    "unvaried": [("watched = vary(", "watched = (")],
     # What is left is divided by its deviation in the same window: local contrast normalisation (Jarrett et al. 2009).
     "local": [(RELATIVE, ABSOLUTE + """
     around = layers.AveragePooling2D(size // 3, 1, padding="same", name="around")(x)
