@@ -98,11 +98,12 @@ def draw(table, place):
                                 layout="constrained")
     first, last = min(OFTEN), max(OFTEN)
     for (seed, rows), (above, below) in zip(runs, axes.T):
+        chosen = choose(rows)
         below.plot(rows.epoch, rows.auc, color="black")
         for often, colour, marker in ((first, "#D55E00", "v"), (last, "#0072B2", "o")):
             above.plot(rows.epoch, rows[often], color=colour, marker=marker, markersize=4, label=OFTEN[often])
-            kept = rows.loc[rows[often].idxmin()]
-            below.plot([kept.epoch], [kept.auc], marker, color=colour, markersize=9)
+            epoch, auc = chosen[f"held-out films {OFTEN[often]}"]
+            below.plot([epoch], [auc], marker, color=colour, markersize=9)
         above.set(title=f"seed {seed}", yscale="log")
         below.set(xlabel="epoch")
     axes[0, 0].set(ylabel="loss on held-out films")

@@ -159,6 +159,7 @@ def plot_runs(records: list, differences: dict, most: int = 6) -> Figure:
         sns.scatterplot(best, **shared, style="run", markers=marker, zorder=3)
         (low, high), kept = axis.get_ylim(), best[name]  # the first epochs would squeeze all that matters
         low, high = (0, min(high, 3 * kept.max())) if name == "val_loss" else (max(low, 1 - 3 * (1 - kept.min()) - 0.005), high)
-        axis.set(title=f"validation {label}, films changed too", xlabel="epoch; marked: the one kept", ylabel="", ylim=(low, high))
+        axis.set(title=f"validation {label}, changed films too (look as above)", xlabel="epoch; marked: the one kept", ylabel="",
+                 ylim=(low, high))
         axis.xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
     return figure

@@ -222,10 +222,10 @@ def again(earlier, section):
 def test_a_section_run_again_never_mixes_its_result_with_older_ones(kernel, phantoms):
     """Every pair (rerun, later section): it works on what fits together, or one sentence says which section to run."""
     everything = range(1, 11)
-    kernel.line("before = {name: globals()[name] for name in ('DATA_DIR', 'IMAGE_SIZE', 'SPLIT_SEED', 'RUN_NAME', 'OUTPUT_DIR')}")
+    kernel.line("set_before = {name: globals()[name] for name in ('DATA_DIR', 'IMAGE_SIZE', 'SPLIT_SEED', 'RUN_NAME', 'OUTPUT_DIR')}")
 
     def restore(*sections):
-        kernel.line("globals().update(before)")
+        kernel.line("globals().update(set_before)")
         kernel.run(*sections)
 
     # the same result again: all that follows still fits
