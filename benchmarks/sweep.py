@@ -74,8 +74,11 @@ def parse_recipe(word):
     return name, run.parse_settings([f"{setting}={value}" for setting, _, value in pairs if setting != "PATCH"]) | dict(*patch)
 
 
-def write_notebook(path, patch=None):
-    """Build the notebook, with a change of PATCHES if one is named, into `path`; exit if there is no such change, or it no longer fits."""
+def write_notebook(path, patch=None, whole=True):
+    """Build the notebook, with a change of PATCHES if one is named, into `path`; if not `whole`, without sections 8 and 9.
+
+    They only look at what section 7 has measured and section 10 writes down. Exits if there is no such change, or it no longer fits.
+    """
     if patch and patch not in PATCHES:
         sys.exit(f"There is no change called {patch}. The changes are {', '.join(PATCHES)}.")
     book = build.build()
@@ -85,6 +88,9 @@ def write_notebook(path, patch=None):
         if count != 1:
             sys.exit(f"The change {patch!r} no longer fits the notebook, which has {count} times: {old}")
         cells[0].source = cells[0].source.replace(old, new)
+    if not whole:
+        first, last = (number for number, cell in enumerate(book.cells) if cell.source.startswith(("## 8. ", "## 10. ")))
+        del book.cells[first:last]
     nbformat.write(book, path)
     return path
 
@@ -163,7 +169,7 @@ def run_once(settings, folder):
         patch = settings.pop("PATCH", None)
         if patch:
             shutil.rmtree(folder / "runs", ignore_errors=True)  # a changed training may keep what a resumed one does not know of
-        notebook = write_notebook(folder / "notebook.ipynb", patch)
+        notebook = write_notebook(folder / "notebook.ipynb", patch, whole=False)
         with open(folder / "log.txt", "w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
                 papermill.execute_notebook(notebook, folder / "executed.ipynb", {name: str(value) if isinstance(value, Path) else value

@@ -147,6 +147,11 @@ def test_a_change_that_fits_nowhere_or_twice_is_refused(text, count, tmp_path, m
         sweep.write_notebook(tmp_path / "patched.ipynb", "odd")
 
 
+def test_a_sweep_runs_all_that_is_measured_and_not_what_only_looks_at_it(tmp_path):
+    book = nbformat.read(sweep.write_notebook(tmp_path / "short.ipynb", whole=False), as_version=4)
+    assert re.findall(r"^## (\d+)\.", "\n".join(cell.source for cell in book.cells), re.M) == [*"01234567", "10"]
+
+
 def execute(nodes, names):
     exec(compile(ast.Module(list(nodes), []), "patched", "exec"), names)
 
