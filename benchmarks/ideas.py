@@ -151,10 +151,8 @@ def residual_block(""")],
         ("    class_weights = len(labels) / 2 / np.bincount(", """    if part == "fit":
         labels = pool_files.finding.map({"normal": 0, "bacterial": 2, "viral": 3}).fillna(1).to_numpy(np.uint8)[rows]
     class_weights = len(labels) / 2 / np.bincount("""),
-        ('    x = layers.Dropout(dropout, name="dropout")(x)\n', """    x = layers.Dropout(dropout, name="dropout")(x)
-    kind = layers.Dense(1, activation="sigmoid", dtype="float32", name="kind")(x)\n"""),
-        ('    return keras.Model(inputs, outputs, name="residual_cnn")',
-         '    return keras.Model(inputs, layers.Concatenate(dtype="float32")([outputs, kind]), name="residual_cnn")'),
+        ('    x = layers.Dropout(dropout, name="dropout")(x)\n    x = layers.Dense(1, ',
+         '    x = layers.Dropout(dropout, name="dropout")(x)\n    x = layers.Dense(2, '),
         (LOSS, '                  finding_loss, metrics=[FirstAccuracy(name="accuracy"), FirstAUC(name="auc")])\n    state'),
         ("settings.SEED, device_count, settings.CLASS_WEIGHTS)\n", """settings.SEED, device_count)
 
@@ -217,6 +215,58 @@ class FirstAUC(keras.metrics.AUC):
             mixed = np.round(share * images + (1 - share) * images[other]).astype(np.uint8)
             images = np.where(draw.uniform(0, 1, len(chosen))[:, None, None, None] < 0.5, mixed, images)
         return fill_batch(images, labels, self)""")],
+    # Half of the films have no letters (the marks of section 3), or those of another film, at their place.
+    "bare": [(GATHERED, """        if self.seed is not None:
+            images = swap_letters(images, np.random.default_rng((self.seed, int(chosen[0]), number)), put_on=False)
+        return fill_batch(images, self.labels[chosen], self)"""),
+             ("class ImageBatches(", """def swap_letters(images, draw, put_on):
+    size, before, others = images.shape[1], images.copy(), draw.permutation(len(images))
+    marks = [cv2.resize(find_marks(image), (size, size), interpolation=cv2.INTER_NEAREST) for image in images]
+    marks = [cv2.dilate(mark, np.ones((5, 5))) for mark in marks]
+    for row in np.flatnonzero(draw.uniform(0, 1, len(images)) < 0.5):
+        bare = cv2.inpaint(before[row, :, :, 0], marks[row], 3, cv2.INPAINT_TELEA)
+        images[row, :, :, 0] = np.where(marks[others[row]] * put_on, before[others[row], :, :, 0], bare)
+    return images
+
+
+class ImageBatches(""")],
+    # In half of the films the amplitudes of all waves are mixed with another film's, the phases stay (Xu et al. 2021, arXiv:2105.11121).
+    "spectrum": [(GATHERED, """        if self.seed is not None:
+            draw, count = np.random.default_rng((self.seed, int(chosen[0]), number)), len(chosen)
+            waves, share = np.fft.rfft2(images[:, :, :, 0]), draw.uniform(0, 1, (count, 1, 1)) * (draw.uniform(0, 1, (count, 1, 1)) < 0.5)
+            mixed = ((1 - share) * np.abs(waves) + share * np.abs(waves[draw.permutation(count)])) * np.exp(1j * np.angle(waves))
+            images = np.clip(np.round(np.fft.irfft2(mixed, images.shape[1:3])), 0, 255).astype(np.uint8)[:, :, :, None]
+        return fill_batch(images, self.labels[chosen], self)""")],
+    # Every film is turned, moved and stretched so that its chest lies where that of the mean film to learn from does (by the enhanced
+    # correlation coefficient, Evangelidis and Psarakis 2008), which is found in two rounds.
+    "aligned": [("(x_train, train_files, _), (x_val, val_files, _), (x_test, test_files, _) = loaded", """
+
+def relieve(grey):
+    fine, coarse = (cv2.GaussianBlur(grey.astype(np.float32), (0, 0), len(grey) / part) for part in (40, 6))
+    return fine - coarse
+
+
+def align(x, mean):
+    aligned, size = np.array(x), x.shape[1]
+    for row in range(len(x)):
+        place = np.eye(2, 3, dtype=np.float32)
+        try:
+            cv2.findTransformECC(relieve(mean), relieve(x[row, :, :, 0]), place, cv2.MOTION_AFFINE, (3, 60, 1e-4), None, 5)
+        except cv2.error:  # it does not converge: the film stays as it is
+            continue
+        aligned[row, :, :, 0] = cv2.warpAffine(x[row, :, :, 0], place, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                                               borderMode=cv2.BORDER_REFLECT)
+    return aligned
+
+
+def average(x, files):
+    return np.mean([x[(files.label == label).to_numpy()].mean(axis=0)[:, :, 0] for label in (0, 1)], axis=0)
+
+
+middle = average(*loaded[0][:2])
+middle = average(align(loaded[0][0], middle), loaded[0][1])
+loaded = [(align(x, middle), files, broken) for x, files, broken in loaded]
+(x_train, train_files, _), (x_val, val_files, _), (x_test, test_files, _) = loaded""")],
     # Half of the places of the last map are blanked at random, so that no one place decides.
     "scatter": [("""    x = layers.Activation("linear", name="features")(x)
 """, """    x = layers.Dropout(0.5, noise_shape=(None, *x.shape[1:3], 1), name="scatter")(x)
@@ -281,6 +331,7 @@ PATCHES["bag2"] = PATCHES["bag"] + [(
 """)]
 for other in ("ibn", "mixup", "lisa"):
     PATCHES[f"cosine and {other}"] = PATCHES["cosine"] + PATCHES[other]
+PATCHES["letters"] = [(old, new.replace("put_on=False", "put_on=True")) for old, new in PATCHES["bare"]]
 # The mean is that of this part of the film.
 for part, name in ((2, "highpass 2"), (3, "highpass"), (5, "highpass 5"), (8, "highpass 8")):
     PATCHES[name] = [(RELATIVE, f"""{ABSOLUTE}
@@ -326,6 +377,12 @@ GRIDS = {
         "mean of the weights": {"PATCH": "swa"}, "mean of a half taken away": {"PATCH": "highpass 2"},
         "mean of a third taken away": {"PATCH": "highpass"}, "mean of a fifth taken away": {"PATCH": "highpass 5"},
         "mean of an eighth taken away": {"PATCH": "highpass 8"}, "local contrast": {"PATCH": "local"}},
+    # and again, for one that takes the mean away and has its epoch chosen by changed films
+    "left-out, last": {
+        "aligned": {"PATCH": "aligned"},
+        "letters painted out": {"PATCH": "bare"}, "letters of another film": {"PATCH": "letters"},
+        "amplitudes of another film": {"PATCH": "spectrum"}, "conflicting films four times": {"PATCH": "conflicting"},
+        "findings as a second task": {"PATCH": "findings"}},
     # the shape of a film: needs pictures that still have theirs
     "geometry": {"middle square": {"GEOMETRY": "crop"}, "whole film between bars": {"GEOMETRY": "fit"}},
 }

@@ -239,7 +239,8 @@ def test_findings_are_learnt_with_the_loss_of_three_classes(tmp_path):
     metric.update_state(np.array([0, 1, 2, 3], np.uint8), answers)
     assert float(metric.result()) == 1
     kept, pictures = names["kept"], names["x_train"]
-    assert kept.output_shape == (None, 2) and names["predict_probabilities"](kept, pictures).shape == (40,)
+    assert kept.output_shape == names["look_closer"](kept, 3).output_shape == (None, 2)
+    assert names["predict_probabilities"](kept, pictures).shape == (40,)
     assert names["grad_cam"](kept, pictures[:2], np.array([True, False])).shape == (2, 32, 32)
 
 
@@ -300,6 +301,51 @@ def test_a_film_takes_the_grey_levels_of_another_one_rank_for_rank(tmp_path):
             moved.add((before[0, 0, 0] == 0, own.index(True)))
     assert len(moved) == 4  # each film has had its own grey levels and the other's
     assert (np.asarray(layer(pictures)) == pictures).all()
+
+
+@pytest.mark.parametrize(("name", "put_on"), [("bare", False), ("letters", True)])
+def test_letters_are_painted_out_or_come_from_another_film_in_training_only(name, put_on, tmp_path):
+    _, names = define_patched(name, tmp_path)
+    plain, lettered = np.full((2, 96, 96, 1), 100, np.uint8)
+    lettered[40:46, 6:10] = 250
+    pictures, labels = np.stack([plain, lettered] * 16), np.zeros(32, np.uint8)
+    batches = names["ImageBatches"]([pictures], np.arange(32), labels, 32, seed=3)
+    had, has = pictures[batches.order][:, 42, 7, 0] > 200, batches[0][0][:, 42, 7, 0]
+    assert set(np.unique(has)) == {100, 250}  # painted out with the ground around it
+    assert (had & (has == 250)).any() and (had & (has == 100)).any() and (~had & (has == 250)).any() == put_on
+    for image, letter in zip(batches[0][0].astype(int), has):
+        assert image == pytest.approx(lettered if letter == 250 else plain, abs=3)  # grey levels, by the painting
+    assert (names["ImageBatches"]([pictures], np.arange(32), labels, 32)[0][0] == pictures).all()
+
+
+def test_amplitudes_are_mixed_with_those_of_another_film_and_phases_stay(tmp_path):
+    _, names = define_patched("spectrum", tmp_path)
+    noise = np.random.default_rng(0).normal(0, 10, (32, 16, 16, 1))
+    pictures = np.round(noise + np.where(np.arange(32) % 2, 160, 90)[:, None, None, None]).astype(np.uint8)
+    batches = names["ImageBatches"]([pictures], np.arange(32), np.zeros(32, np.uint8), 32, seed=3)
+    before, after = pictures[batches.order][..., 0], batches[0][0][..., 0]
+    same = (before == after).all(axis=(1, 2))
+    assert 8 <= same.sum() <= 24
+    waves, mixed = np.fft.rfft2(before), np.fft.rfft2(after)
+    strong = (np.abs(waves) > 200) & (np.abs(mixed) > 200)  # the others are lost in the rounding to whole grey levels
+    assert np.cos(np.angle(waves) - np.angle(mixed))[strong].min() > 0.98
+    means = after.mean(axis=(1, 2))[~same]
+    assert means.min() > 80 and means.max() < 170 and ((means > 100) & (means < 150)).any()
+
+
+def test_a_chest_is_moved_to_where_the_mean_has_it_and_what_shows_none_stays(tmp_path):
+    _, names = define_patched("aligned", tmp_path)
+    down, across = np.mgrid[:80, :80]
+
+    def draw(moved, wider):
+        lungs = [((across - 40 - side * wider - moved) / 10 / wider) ** 2 + ((down - 40 + moved) / 22) ** 2 < 1 for side in (-16, 16)]
+        return np.where(lungs[0] | lungs[1], 60, 180).astype(np.uint8)[:, :, None]
+
+    mean = draw(0, 1)
+    films = np.stack([draw(4, 1), draw(0, 1.15), draw(-3, 0.9), np.full_like(mean, 100)])
+    aligned = names["align"](films, mean[:, :, 0].astype(float))
+    before, after = (np.abs(x[:3].astype(int) - mean).mean(axis=(1, 2, 3)) for x in (films, aligned))
+    assert (after < before / 4).all() and (aligned[3] == films[3]).all()
 
 
 def test_half_of_the_films_get_the_frame_of_another_one(tmp_path):
