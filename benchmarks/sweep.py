@@ -101,12 +101,17 @@ def patient_of(path):
     return name.split("_")[0] if name.startswith("person") else name.rsplit("-", 1)[0]
 
 
-def link_image(path, folder):
-    """Link an image into the folder of its class in `folder`, unless it is there."""
-    place = folder / path.parent.name / path.name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.exists():
-        os.link(path, place)
+def link_images(wanted, target):
+    """Make `target` a folder of links to images, {path: split}, by split and class; what else an earlier call left there goes."""
+    places = {target / split / path.parent.name / path.name: path for path, split in wanted.items()}
+    for old in target.glob("*/*/*"):
+        if old not in places or not old.samefile(places[old]):
+            old.unlink()
+    for place, path in places.items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            os.link(path, place)
+    return target
 
 
 def imitate_shift(data, target, share=0.13):
@@ -125,9 +130,8 @@ def imitate_shift(data, target, share=0.13):
     for members in series.values():
         numbers = sorted({number for number, _ in members})
         lowest |= {patient_of(path) for number, path in members if number <= numbers[int(share * len(numbers))]}
-    for path in (path for members in series.values() for _, path in members):
-        link_image(path, target / ("test" if patient_of(path) in lowest else "train"))
-    return target
+    paths = [path for members in series.values() for _, path in members]
+    return link_images({path: "test" if patient_of(path) in lowest else "train" for path in paths}, target)
 
 
 def list_decisive(found):
@@ -202,10 +206,9 @@ def leave_out(data, target):
     from cxr.rivals import find_conflicting
     table = read_clues(data)
     misled = find_conflicting(table.label.to_numpy(), table.clue.to_numpy())
-    for path, asked, kept in zip(table.index, misled, ~table.group.isin(table.group[misled])):
-        if asked or kept:
-            link_image(data / path, target / ("test" if asked else "train"))
-    return target
+    told = ~table.group.isin(table.group[misled])
+    wanted = {data / path: "test" if asked else "train" for path, asked, kept in zip(table.index, misled, told) if asked or kept}
+    return link_images(wanted, target)
 
 
 def add_conflicting(run, clues):
@@ -380,7 +383,8 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="the chest_xray folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--base", default="", metavar="SETTING:VALUE,…", help="settings of all runs, beyond the protocol")
-    parser.add_argument("--work", type=Path, default=ROOT / "outputs/sweep", help="where the runs are kept (default outputs/sweep)")
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs/sweep",
+                        help="where the runs are kept; take another folder for other data (default outputs/sweep)")
     parser.add_argument("--save", type=Path, metavar="NAME", help="write the table to NAME.md and the picture to NAME.png")
     test = parser.add_mutually_exclusive_group()
     test.add_argument("--left-out", action="store_true", help="ask for the images on which the clues mislead, and learn from the others")

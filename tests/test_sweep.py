@@ -101,6 +101,13 @@ def test_the_imitation_takes_the_lowest_numbers_and_no_patient_twice(tmp_path):
     taken, left = ({path.stem for path in (made / split).glob("*/*")} for split in ("test", "train"))
     assert taken == {"IM-0001-0001", "person1_bacteria_1", "person1_virus_7"} and len(left) == 5
     assert all(path.read_bytes() == b"train" for path in made.rglob("*.jpeg"))  # the real test folder was not touched
+    gone, changed = (tmp_path / "data/train/NORMAL" / name for name in ("IM-0009-0001.jpeg", "IM-0002-0001.jpeg"))
+    gone.unlink()
+    changed.unlink()
+    changed.write_bytes(b"another")
+    sweep.imitate_shift(tmp_path / "data", made, share=0.1)  # other data, into the same folder: nothing of the first is left
+    assert {path.stem for path in (made / "train").glob("*/*")} == left - {gone.stem}
+    assert (made / "train/NORMAL" / changed.name).read_bytes() == b"another" and gone.stem in left
 
 
 def test_a_run_counts_no_more_when_a_function_that_decides_it_has_changed(monkeypatch):
