@@ -18,6 +18,15 @@ def add_change(name, change, first=False):
     return [("RandomTexture(texture)]", f"{', '.join(layers)}]"), ("class RandomTexture(RandomChange):", layer)]
 
 
+def add_mixing(change):
+    """Return the change of the notebook that has this text mix `images`, uint8, and `labels` of a training batch, with random `draw`."""
+    return [(GATHERED, f"""        labels = self.labels[chosen]
+        if self.seed is not None:
+            draw = np.random.default_rng((self.seed, int(chosen[0]), number))
+{change}
+        return fill_batch(images, labels, self)""")]
+
+
 # What is tried and is no setting: pairs of (text in the built notebook, which must be there once; what takes its place).
 PATCHES = {
     "smoothing": [('                  "binary_crossentropy", metrics',
@@ -196,47 +205,42 @@ class FirstAUC(keras.metrics.AUC):
         x = normalise(f"{name}_norm1")(x)
 """)],
     # Mixup (Zhang et al. 2018, arXiv:1710.09412): each film is mixed with another one of its batch, and so are their labels.
-    "mixup": [(GATHERED, """        labels = self.labels[chosen]
-        if self.seed is not None:
-            share = np.random.default_rng((self.seed, int(chosen[0]), number)).beta(0.4, 0.4, len(chosen)).astype(np.float32)
+    "mixup": add_mixing("""\
+            share = draw.beta(0.4, 0.4, len(chosen)).astype(np.float32)
             share = np.maximum(share, 1 - share)
             images = np.round(share[:, None, None, None] * images + (1 - share[:, None, None, None]) * images[::-1]).astype(np.uint8)
-            labels = (share * labels + (1 - share) * labels[::-1]).astype(np.float32)
-        return fill_batch(images, labels, self)""")],
+            labels = (share * labels + (1 - share) * labels[::-1]).astype(np.float32)"""),
     # Half of the films are mixed with another one of their class (Yao et al. 2022, arXiv:2201.00299; whatever their makes).
-    "lisa": [(GATHERED, """        labels = self.labels[chosen]
-        if self.seed is not None:
-            draw = np.random.default_rng((self.seed, int(chosen[0]), number))
+    "lisa": add_mixing("""\
             share = draw.uniform(0, 1, len(chosen)).astype(np.float32)[:, None, None, None]
             other = np.arange(len(chosen))
             for label in (0, 1):
                 own = np.flatnonzero(labels == label)
                 other[own] = draw.permutation(own)
             mixed = np.round(share * images + (1 - share) * images[other]).astype(np.uint8)
-            images = np.where(draw.uniform(0, 1, len(chosen))[:, None, None, None] < 0.5, mixed, images)
-        return fill_batch(images, labels, self)""")],
+            images = np.where(draw.uniform(0, 1, len(chosen))[:, None, None, None] < 0.5, mixed, images)"""),
     # Half of the films have no letters (the marks of section 3), or those of another film, at their place.
-    "bare": [(GATHERED, """        if self.seed is not None:
-            images = swap_letters(images, np.random.default_rng((self.seed, int(chosen[0]), number)), put_on=False)
-        return fill_batch(images, self.labels[chosen], self)"""),
-             ("class ImageBatches(", """def swap_letters(images, draw, put_on):
-    size, before, others = images.shape[1], images.copy(), draw.permutation(len(images))
-    marks = [cv2.resize(find_marks(image), (size, size), interpolation=cv2.INTER_NEAREST) for image in images]
-    marks = [cv2.dilate(mark, np.ones((5, 5))) for mark in marks]
+    "bare": [
+        *add_mixing("            images = swap_letters(images, draw, put_on=False)"),
+        ("class ImageBatches(", """def swap_letters(images, draw, put_on):
+    size, before, others = images.shape[1], images[:, :, :, 0].copy(), draw.permutation(len(images))
+    paint_out = list_shifts(size)["letters painted out"]
     for row in np.flatnonzero(draw.uniform(0, 1, len(images)) < 0.5):
-        bare = cv2.inpaint(before[row, :, :, 0], marks[row], 3, cv2.INPAINT_TELEA)
-        images[row, :, :, 0] = np.where(marks[others[row]] * put_on, before[others[row], :, :, 0], bare)
+        images[row, :, :, 0] = paint_out(before[row])
+        if put_on:
+            other = before[others[row]]
+            marks = cv2.resize(find_marks(other[:, :, None]), (size, size), interpolation=cv2.INTER_NEAREST)
+            images[row, :, :, 0] = np.where(cv2.dilate(marks, np.ones((5, 5))), other, images[row, :, :, 0])
     return images
 
 
 class ImageBatches(""")],
     # In half of the films the amplitudes of all waves are mixed with another film's, the phases stay (Xu et al. 2021, arXiv:2105.11121).
-    "spectrum": [(GATHERED, """        if self.seed is not None:
-            draw, count = np.random.default_rng((self.seed, int(chosen[0]), number)), len(chosen)
+    "spectrum": add_mixing("""\
+            count = len(chosen)
             waves, share = np.fft.rfft2(images[:, :, :, 0]), draw.uniform(0, 1, (count, 1, 1)) * (draw.uniform(0, 1, (count, 1, 1)) < 0.5)
             mixed = ((1 - share) * np.abs(waves) + share * np.abs(waves[draw.permutation(count)])) * np.exp(1j * np.angle(waves))
-            images = np.clip(np.round(np.fft.irfft2(mixed, images.shape[1:3])), 0, 255).astype(np.uint8)[:, :, :, None]
-        return fill_batch(images, self.labels[chosen], self)""")],
+            images = np.clip(np.round(np.fft.irfft2(mixed, images.shape[1:3])), 0, 255).astype(np.uint8)[:, :, :, None]"""),
     # Every film is turned, moved and stretched so that its chest lies where that of the mean film to learn from does (by the enhanced
     # correlation coefficient, Evangelidis and Psarakis 2008), which is found in two rounds.
     "aligned": [("(x_train, train_files, _), (x_val, val_files, _), (x_test, test_files, _) = loaded", """
@@ -247,11 +251,11 @@ def relieve(grey):
 
 
 def align(x, mean):
-    aligned, size = np.array(x), x.shape[1]
+    aligned, size, sought = np.array(x), x.shape[1], relieve(mean)
     for row in range(len(x)):
         place = np.eye(2, 3, dtype=np.float32)
         try:
-            cv2.findTransformECC(relieve(mean), relieve(x[row, :, :, 0]), place, cv2.MOTION_AFFINE, (3, 60, 1e-4), None, 5)
+            cv2.findTransformECC(sought, relieve(x[row, :, :, 0]), place, cv2.MOTION_AFFINE, (3, 60, 1e-4), None, 5)
         except cv2.error:  # it does not converge: the film stays as it is
             continue
         aligned[row, :, :, 0] = cv2.warpAffine(x[row, :, :, 0], place, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
