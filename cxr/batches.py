@@ -1,8 +1,10 @@
-"""Batches of images, gathered when a training or an evaluation asks for them."""
+"""Batches of images, gathered (and, for training, augmented) when Keras asks for them."""
 
 import hashlib
 import math
+import os
 import zlib
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -10,16 +12,41 @@ import pandas as pd
 
 
 class ImageBatches(keras.utils.PyDataset):
-    """Batches (images, labels) of the wanted rows of some arrays, gathered when they are needed.
+    """Batches (images, labels, weights) of the wanted rows of some arrays, gathered when they are needed.
 
-    `arrays`: uint8 (n, size, size, 1) each, counted through as one; `rows`, `labels`: int (m,). With a seed, each epoch has an
-    order of its own. `changes`: for each row a function of its picture, float32 (size, size). For the rest see `fill_batch`.
+    All batches have the same shape, as a compiled model takes another compilation for each shape: the last one is filled
+    up with images of weight 0. The other weights make up for these, so that a mean over an epoch is that of its images.
+
+    Parameters
+    ----------
+    arrays : sequence of uint8 arrays (n, size, size, 1), counted through as one
+    rows, labels : int arrays (m,), the wanted images and their classes
+    batch_size : int, rounded up to a multiple of `devices`, which share each batch
+    seed : int or None; with a seed, each epoch has an order, and an augmentation, of its own
+    class_weights : sequence of two floats or None
+    changes : sequence of m functions or None, float32 (size, size) -> the same; each image gets the one of its row
+    augmentation : function or None, (image, generator) -> image, both uint8 (size, size); see `make_augmentation`.
+        Its random numbers follow from seed, epoch and row, whatever the order, the batch size and the number of threads.
+        It needs a seed.
     """
 
-    def __init__(self, arrays, rows, labels, batch_size, seed=None, devices=1, class_weights=None, changes=None):
-        super().__init__()
-        self.arrays, self.rows, self.labels, self.size, self.seed = arrays, rows, labels, batch_size, seed
-        self.devices, self.class_weights, self.changes = devices, class_weights, changes
+    def __init__(
+        self,
+        arrays: Sequence[np.ndarray],
+        rows: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int | None = None,
+        devices: int = 1,
+        class_weights: Sequence[float] | None = None,
+        changes: Sequence[Callable] | None = None,
+        augmentation: Callable | None = None,
+    ):
+        super().__init__(workers=(os.cpu_count() or 1) if augmentation else 1, max_queue_size=4)
+        self.arrays, self.rows, self.labels = arrays, rows, labels
+        self.size = devices * math.ceil(batch_size / devices)
+        self.seed, self.devices, self.changes, self.augmentation = seed, devices, changes, augmentation
+        self.class_weights = np.ones(2) if class_weights is None else np.asarray(class_weights)
         self.start_epoch(0)
 
     def __len__(self):
@@ -27,13 +54,21 @@ class ImageBatches(keras.utils.PyDataset):
 
     def start_epoch(self, epoch: int):
         """Draw the order of an epoch, counted from 0."""
-        count = len(self.rows)
-        self.order = np.arange(count) if self.seed is None else np.random.default_rng((self.seed, epoch)).permutation(count)
+        order = np.arange(len(self.rows))
+        if self.seed is not None:
+            order = np.random.default_rng((self.seed, epoch)).permutation(order)
+        self.epoch, self.order = epoch, np.resize(order, len(self) * self.size)
 
     def __getitem__(self, number):
-        chosen = self.order[number * self.size: (number + 1) * self.size]
+        places = np.arange(number * self.size, (number + 1) * self.size)
+        chosen = self.order[places]
         images = gather_images(self.arrays, self.rows[chosen], self.changes and [self.changes[one] for one in chosen])
-        return fill_batch(images, self.labels[chosen], self)
+        if self.augmentation:
+            for image, row in zip(images[..., 0], self.rows[chosen], strict=True):
+                image[:] = self.augmentation(image, np.random.default_rng((self.seed, self.epoch, row)))
+        counted = np.where(places < len(self.rows), len(self.order) / len(self.rows), 0)
+        labels = self.labels[chosen]
+        return images, labels, (counted * self.class_weights[labels]).astype(np.float32)
 
 
 def gather_images(arrays, wanted: np.ndarray, changes=None) -> np.ndarray:
@@ -49,22 +84,6 @@ def gather_images(arrays, wanted: np.ndarray, changes=None) -> np.ndarray:
     return np.clip(np.round(changed), 0, 255).astype(np.uint8)[..., None]
 
 
-def fill_batch(images: np.ndarray, labels: np.ndarray, batches: "ImageBatches") -> tuple:
-    """Return (images, labels), or (images, labels, weights) where classes weigh differently or several devices share a batch.
-
-    `class_weights`: float (2,). For `devices`, a batch is filled up to a multiple of their number, with images of weight 0.
-    """
-    if batches.devices == 1 and batches.class_weights is None:
-        return images, labels
-    weights = np.ones(len(labels), np.float32) if batches.class_weights is None else np.asarray(batches.class_weights, np.float32)[labels]
-    missing, count = -len(labels) % batches.devices, len(batches.rows)
-    added = count // batches.size * (-batches.size % batches.devices) + -(count % batches.size) % batches.devices  # in an epoch
-    weights *= 1 + added / count  # Keras divides by the number of images, those of weight 0 included
-    extra = np.arange(missing) % len(labels)
-    return (np.concatenate([images, images[extra]]), np.concatenate([labels, labels[extra]]),
-            np.concatenate([weights, np.zeros(missing, np.float32)]))
-
-
 def change_batches(batches: "ImageBatches", change) -> "ImageBatches":
     """Return the same batches, with each picture changed by a function of one picture, float32 (size, size) of 0–255."""
     return ImageBatches(batches.arrays, batches.rows, batches.labels, batches.size, changes=[change] * len(batches.rows))
@@ -78,9 +97,11 @@ def fingerprint(batches: "ImageBatches") -> str:
     return hashlib.sha256(content + str([pixels, *(array.shape for array in batches.arrays)]).encode()).hexdigest()[:8]
 
 
-def make_batches(part: str, pool_files: pd.DataFrame, arrays, batch_size: int, seed=None, devices=1, balance=False) -> "ImageBatches":
+def make_batches(
+    part: str, pool_files: pd.DataFrame, arrays, batch_size: int, seed=None, devices=1, balance=False, augmentation=None
+) -> "ImageBatches":
     """Return the batches of one part ("fit" or "holdout") of the pool; with `balance`, both classes weigh the same in them."""
     rows = np.flatnonzero(pool_files.part == part)
     labels = pool_files.label.to_numpy(np.uint8)[rows]
     class_weights = len(labels) / 2 / np.bincount(labels, minlength=2) if balance else None
-    return ImageBatches(arrays, rows, labels, batch_size, seed, devices, class_weights)
+    return ImageBatches(arrays, rows, labels, batch_size, seed, devices, class_weights, None, augmentation)

@@ -17,8 +17,7 @@ CARD = """\
 
 {{ "{:,} parameters".format(model.count_params()) }}, trained from random weights on {{ report.device }}
 with Keras {{ report.versions.keras }} ({{ report.versions.backend }}). In: float32 {{ "(n, {1}, {2}, {3})".format(*model.input_shape) }},
-grey levels from 0 to 255, {{ geometry }}.{% if report.settings.VIEWS|default(1) > 1 %} It looks at each {{ report.settings.VIEWS }} times,
-each time a tenth closer.{% endif %} Out: the probability of class 1, PNEUMONIA (0 is NORMAL); temperature
+grey levels from 0 to 255, {{ geometry }}. Out: the probability of class 1, PNEUMONIA (0 is NORMAL); temperature
 {{ "%.3f"|format(report.temperature) }} and shift {{ "%.3f"|format(report.shift) }} are in its weights. {{ minutes }} minutes so far, with
 {% for name, value in report.settings.items() if not name.endswith("_DIR") %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}.
 

@@ -22,7 +22,7 @@ def settle_settings(record: dict) -> dict:
     """Return {name: value} of all that made a run what it is: its data, its network, its settings; None: had no effect, or unknown."""
     idle = ["RUN_NAME", "DATA_DIR", "OUTPUT_DIR", "CACHE_DIR", "PRESET", "RESAMPLES", "BASELINE_EPOCHS", "SAVE_TO_DRIVE"]
     if record["name"] == "baseline":  # it has a recipe of its own
-        idle += ["parameters", "EPOCHS", "AUGMENT", "DROPOUT", "WEIGHT_DECAY", "CLASS_WEIGHTS", "VIEWS"]
+        idle += ["parameters", "EPOCHS", "AUGMENT", "DROPOUT", "WEIGHT_DECAY", "CLASS_WEIGHTS"]
     if record["name"] == "baseline" or not record["settings"].get("AUGMENT", True):
         idle += ["POSE", "EXPOSURE", "TEXTURE", "FLIP"]
     return {"data": record["data"], "held out": record["holdout"], "network": record.get("network"),

@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import re
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -14,14 +12,13 @@ import pandas as pd
 
 
 def find_device() -> tuple[str, str, float]:
-    """Return (kind, name, capability) of the devices that Keras uses: "CPU", "GPU" or "TPU"; 7.5 or so for an Nvidia GPU, else 0."""
+    """Return (kind, name, capability) of the devices that Keras uses: "CPU" or "GPU"; 7.5 or so for an Nvidia GPU, else 0."""
     kind, names, capability = "CPU", [f"{os.cpu_count()} cores"], None
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
-        devices = tf.config.list_physical_devices("TPU") or tf.config.list_physical_devices("GPU")
-        if devices:
+        if devices := tf.config.list_physical_devices("GPU"):
             details = [tf.config.experimental.get_device_details(device) for device in devices]
-            kind, names = devices[0].device_type, [one.get("device_name", devices[0].device_type) for one in details]
+            kind, names = "GPU", [one.get("device_name", "GPU") for one in details]
             capability = details[0].get("compute_capability")
     elif keras.backend.backend() == "jax":
         import jax
@@ -35,9 +32,10 @@ def find_device() -> tuple[str, str, float]:
 def choose_precision(wish: str, kind: str, capability: float) -> str:
     """Return the Keras dtype policy for a training: half precision where the device gains from it, or where it is "on".
 
-    bfloat16 on TPUs and from the Ampere generation of GPUs on, float16 (which Keras protects by scaling the loss) on older ones.
+    bfloat16 from the Ampere generation of GPUs on (compute capability 8), float16, which Keras protects by scaling the loss, on
+    older ones.
     """
-    if wish == "off" or (wish == "auto" and not (kind == "TPU" or capability >= 7)):
+    if wish == "off" or (wish == "auto" and capability < 7):
         return "float32"
     return "mixed_float16" if kind == "GPU" and capability < 8 else "mixed_bfloat16"
 
@@ -54,38 +52,17 @@ def use_precision(policy: str):
 
 
 def find_strategy(devices=None):
-    """Return (strategy, number of devices): what is built in `strategy.scope()` shares each batch among all GPUs, a TPU or `devices`."""
+    """Return (strategy, number of devices): what is built in `strategy.scope()` shares each batch among all GPUs, or `devices`."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
-        if tf.config.list_physical_devices("TPU"):
-            strategy = tf.distribute.TPUStrategy(tf.distribute.cluster_resolver.TPUClusterResolver.connect("local"))
-        else:
-            devices = devices or [device.name for device in tf.config.list_logical_devices("GPU")]
-            strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
+        devices = devices or [device.name for device in tf.config.list_logical_devices("GPU")]
+        strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
         return strategy, strategy.num_replicas_in_sync
     if keras.backend.backend() == "jax":
         devices = devices or keras.distribution.list_devices()
         if len(devices) > 1:
             return keras.distribution.DataParallel(devices=devices), len(devices)
     return SimpleNamespace(scope=contextlib.nullcontext), 1
-
-
-def normalise(name: str) -> keras.layers.Layer:
-    """Return a batch normalisation, over the whole batch where several devices share it."""
-    shared = keras.backend.backend() == "tensorflow"  # elsewhere a batch is one array on all devices
-    return keras.layers.BatchNormalization(momentum=0.95, synchronized=shared, name=name)
-
-
-def load_network(path: Path) -> keras.Model:
-    """Return the network of a .keras file; raise ValueError, with the file's name, if it is damaged, or would run code of its own."""
-    try:
-        return keras.models.load_model(path)
-    except Exception as error:  # Keras, h5py and zipfile have many
-        if re.search("safe.?mode|unsafe", str(error)):
-            raise ValueError(f"{path} holds Python code that would run here, which no network of this notebook does: do not trust that "
-                             "file, do not switch the safe mode of Keras off for it, and train anew (section 6).") from None
-        reason = f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0][:200]
-        raise ValueError(f"{path} cannot be loaded ({reason}): delete it and train anew (section 6).") from None
 
 
 def make_deterministic(wanted: bool):

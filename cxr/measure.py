@@ -15,11 +15,19 @@ from sklearn.model_selection import GroupKFold
 from cxr.batches import ImageBatches
 
 
-def predict_probabilities(model: keras.Model, x, batch_size: int = 16) -> np.ndarray:
-    """Return the probability of PNEUMONIA for each image of an array or of ImageBatches: float64 (n,)."""
+def predict(model: keras.Model, x, batch_size: int = 32) -> np.ndarray:
+    """Return float64 (n, outputs): what a network answers for each image of an array or of ImageBatches.
+
+    An array is cut into batches of one shape: on a GPU, each other shape would be compiled anew.
+    """
     if isinstance(x, np.ndarray):
         x = ImageBatches([x], np.arange(len(x)), np.zeros(len(x), np.uint8), batch_size)
-    return model.predict(x, verbose=0)[:, 0].astype(np.float64)
+    return model.predict(x, verbose=0)[:len(x.rows)].astype(np.float64)
+
+
+def predict_probabilities(model: keras.Model, x) -> np.ndarray:
+    """Return the probability of PNEUMONIA for each image of an array or of ImageBatches: float64 (n,)."""
+    return predict(model, x)[:, 0]
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:

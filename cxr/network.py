@@ -1,9 +1,12 @@
-"""The two networks, from their layers."""
+"""The two networks: built from their layers, and read from a file."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
 
 import keras
-from keras import layers
-
-from cxr.machine import normalise
+from keras import layers, ops
 
 
 def build_baseline(size: int) -> keras.Model:
@@ -21,10 +24,21 @@ def build_baseline(size: int) -> keras.Model:
 
 
 def subtract_local_mean(x, size: int):
-    """Take from each place the mean of about a third of the film around it (a thumbnail's), as in Jarrett et al., ICCV 2009."""
-    pools = [layers.AveragePooling2D(side, step, "same", dtype="float32") for side, step in ((size // 24, size // 24), (8, 1))]
-    mean = keras.Sequential([*pools, layers.Resizing(size, size, dtype="float32")], name="local_mean")(x)
-    return layers.Subtract(dtype="float32", name="relative")([x, mean])
+    """Subtract from each pixel the mean of about a third of the image around it, as in Jarrett et al., ICCV 2009.
+
+    `x`: float32 (n, size, size, 1), an array or the output of a layer. Operations, not layers: `Resizing` would put the
+    layers after it into training mode where a network is called directly.
+    """
+    step = size // 24
+    thumbnail = ops.average_pool(x, step, step, padding="same")
+    mean = ops.average_pool(thumbnail, 8, 1, padding="same")
+    return ops.subtract(x, ops.image.resize(mean, (size, size)))
+
+
+def normalise(name: str) -> keras.layers.Layer:
+    """Return a batch normalisation, over the whole batch where several devices share it."""
+    shared = keras.backend.backend() == "tensorflow"  # elsewhere a batch is one array on all devices
+    return layers.BatchNormalization(momentum=0.95, synchronized=shared, name=name)
 
 
 def residual_block(x, filters: int, stride: int, name: str):
@@ -65,3 +79,45 @@ def build_cnn(size: int, dropout: float = 0.3) -> keras.Model:
     x = layers.Dense(1, dtype="float32", name="logit")(x)
     outputs = layers.Activation("sigmoid", dtype="float32", name="probability")(x)
     return keras.Model(inputs, outputs, name="residual_cnn")
+
+
+def rebuild_network(path: Path) -> keras.Model:
+    """Return the network of a .keras file that another version of Keras wrote: built here, with the weights of the file."""
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))["config"]
+    builders = {"baseline": build_baseline, "residual_cnn": build_cnn}
+    model = builders[config["name"]](config["layers"][0]["config"]["batch_shape"][1])
+    model.load_weights(path)
+    return model
+
+
+def read_keras_version(path: Path) -> str:
+    """Return the version of Keras that wrote a .keras file, or "" where the file does not tell."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return str(json.loads(archive.read("metadata.json"))["keras_version"])
+    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+        return ""
+
+
+def load_network(path: Path) -> keras.Model:
+    """Return the network of a .keras file.
+
+    A file of another version of Keras may not describe its layers as this version expects: then the network is built anew,
+    with the weights of the file. Raises ValueError, with the file's name, if it is damaged, or would run code of its own.
+    """
+    try:
+        return keras.models.load_model(path)
+    except Exception as error:  # Keras, h5py and zipfile have many
+        if re.search("safe.?mode|unsafe", str(error)):
+            raise ValueError(f"{path} holds Python code that would run here, which no network of this notebook does: do not trust that "
+                             "file, do not switch the safe mode of Keras off for it, and train anew (section 6).") from None
+        reason = f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0][:200]
+    written = read_keras_version(path)
+    if written in ("", keras.__version__):
+        raise ValueError(f"{path} cannot be loaded ({reason}): it is damaged. Train anew (section 6).") from None
+    try:
+        return rebuild_network(path)
+    except Exception:  # the first reason tells more
+        raise ValueError(f"{path} cannot be loaded ({reason}): it was written by Keras {written}, and this is Keras {keras.__version__}. "
+                         "Open it with that version, or train anew (section 6).") from None

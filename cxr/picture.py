@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 from sklearn.covariance import LedoitWolf
 
-from cxr.batches import ImageBatches
+from cxr.batches import ImageBatches, gather_images
 from cxr.dicom import read_dicom
 from cxr.explain import grad_cam, plot_grad_cam
 from cxr.figures import Look, finish_figure
 from cxr.images import make_square, read_alone
-from cxr.measure import predict_probabilities
+from cxr.measure import predict, predict_probabilities
 
 
 def measure_colour(data: bytes) -> float:
@@ -60,8 +60,7 @@ class Familiar:
 
     def __init__(self, model: keras.Model, fit: ImageBatches, holdout: ImageBatches, files, share=0.02, most=1500, seed=0):
         def draw(batches):
-            rows = np.random.default_rng(seed).permutation(batches.rows)[:most]
-            return ImageBatches(batches.arrays, rows, rows, most)[0][0]
+            return gather_images(batches.arrays, np.random.default_rng(seed).permutation(batches.rows)[:most])
 
         self.model, self.features = model, keras.Model(model.inputs, model.get_layer("average").output)
         self.cloud, kept = LedoitWolf().fit(self.pool(draw(fit))), draw(holdout)
@@ -70,7 +69,7 @@ class Familiar:
         self.ratios = ratios.min(), ratios.max()
 
     def pool(self, x):
-        return self.features.predict(x, batch_size=16, verbose=0).astype(np.float64)
+        return predict(self.features, x)
 
     def measure(self, x: np.ndarray) -> np.ndarray:
         """Return the distances of images, uint8 (n, size, size, 1): float64 (n,)."""

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from cxr.batches import ImageBatches
-from cxr.machine import load_network
 from cxr.measure import calibrate, calibration_error, choose_calibration, choose_threshold, predict_probabilities, score
-from cxr.shift import answer_changed, join_changes, look_closer
+from cxr.network import load_network
+from cxr.shift import answer_changed, join_changes
 from cxr.storage import as_json, hold_lock, name_folder, settle_files, switch_files, take_digest, tell_time
 
 
@@ -107,7 +107,7 @@ def load_run(folder: Path, image_size: int, holdout: str, geometry: str = "squas
 
 def validate_run(folder: Path, holdout: "ImageBatches", holdout_files: pd.DataFrame, settings,
                  trained=None) -> tuple[keras.Model, dict, dict]:
-    """Reload a run, let it look closer, calibrate it, choose its threshold, add scores and answers; return (model, record, changed).
+    """Reload a run, calibrate it, choose its threshold, add scores and answers; return (model, record, changed).
 
     `trained`: the TrainingState if this process has trained it; ValueError where another process has trained a run of this name since.
     `changed`: {change: probabilities} of `answer_changed`. Together they choose the threshold: in unchanged images few answers are near it.
@@ -116,7 +116,6 @@ def validate_run(folder: Path, holdout: "ImageBatches", holdout_files: pd.DataFr
         geometry = getattr(settings, "GEOMETRY", "squash")
         model, record = load_run(folder, holdout.arrays[0].shape[1], identify_holdout(holdout_files), geometry)
     own = (trained.files if trained is not None and trained.folder == folder else {}) or record["files"]
-    model, record["settings"]["VIEWS"] = look_closer(model, settings.VIEWS), settings.VIEWS
     raw, labels = predict_probabilities(model, holdout), holdout.labels
     temperature, shift, crossed = choose_calibration(labels, raw, holdout_files.patient)
     calibrate(model, temperature, shift)

@@ -49,7 +49,6 @@ class Settings(BaseModel):
     FLIP: bool
     CLASS_WEIGHTS: bool
     PATIENCE: int = Field(ge=1, le=1000)
-    VIEWS: int = Field(ge=1, le=5)
     VALIDATION_SHARE: float = Field(ge=0.02, le=0.5)
     RESAMPLES: int = Field(ge=10, le=100_000)
     SEED: int = Field(ge=0, lt=2**32)

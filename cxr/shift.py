@@ -1,4 +1,4 @@
-"""Changed films: how a network answers where the pictures are not as those it has learnt from, and a way to make it surer."""
+"""Changed films: how a network answers where the pictures are not as those it has learnt from."""
 
 import cv2
 import keras
@@ -12,26 +12,6 @@ from cxr.batches import ImageBatches, change_batches
 from cxr.figures import Look
 from cxr.measure import draw_patients, measure, predict_probabilities, to_logits
 from cxr.surroundings import find_marks, mark_frame
-
-
-def look_closer(network: keras.Model, views: int) -> keras.Model:
-    """Return a network that looks at each picture `views` times, each time a tenth closer, with the same weights (copied, in the head).
-
-    Its layer "features" is the mean of the last maps, so its logit is the mean of theirs. A network without that layer stays as it is.
-    """
-    names, size = [layer.name for layer in network.layers], network.input_shape[1]
-    if views == 1 or "features" not in names:
-        return network
-    inputs, enlarge = keras.Input(network.input_shape[1:], name="radiograph"), keras.layers.Resizing(size, size, dtype="float32")
-    trunk = keras.Model(network.inputs, network.get_layer("features").output, name="trunk")
-    sides = [round(size / (1 + view / 10)) for view in range(views)]
-    middles = [keras.layers.CenterCrop(side, side, dtype="float32")(inputs) for side in sides]
-    x = keras.layers.Average(name="features")([trunk(enlarge(middle)) for middle in middles])
-    for layer in network.layers[names.index("features") + 1:]:
-        copy = type(layer).from_config(layer.get_config())
-        x = copy(x)
-        copy.set_weights(layer.get_weights())
-    return keras.Model(inputs, x, name=network.name)
 
 
 def list_shifts(size: int) -> dict:

@@ -20,7 +20,7 @@ class Tour:
                               7: (0, 1, 2, 3, 4), 8: (0, 1, 2, 3, 4, 7), 9: (0,), 10: (0, 1, 2, 3, 4, 5, 7)})
     heeds = MappingProxyType({7: (6,)})
     fixes = MappingProxyType({0: ("OUTPUT_DIR", "SAVE_TO_DRIVE"), 1: ("DATA_DIR",), 2: ("IMAGE_SIZE", "GEOMETRY"),
-                              4: ("VALIDATION_SHARE", "SPLIT_SEED"), 7: ("RUN_NAME", "VIEWS")})
+                              4: ("VALIDATION_SHARE", "SPLIT_SEED"), 7: ("RUN_NAME",)})
 
     def __init__(self, device: str):
         self.device, self.title, self.since, self.done, self.seconds = device, "", 0.0, {}, {}

@@ -13,19 +13,10 @@ from cxr.batches import ImageBatches, fingerprint
 from cxr.storage import as_json, hold_lock, name_folder, settle_files, take_digest
 
 
-class NetworkCheckpoint(keras.callbacks.ModelCheckpoint):
-    """ModelCheckpoint of the network in a model that puts augmentation before it, which nobody needs to have afterwards."""
-
-    @property
-    def model(self):
-        trained = super().model
-        return trained.layers[-1] if isinstance(trained.layers[-1], keras.Model) else trained
-
-
 class TrainingState(keras.callbacks.Callback):
     """Keeps a training on disk, so that one that is killed goes on from its last finished epoch as if nothing had happened.
 
-    After each epoch it writes all that the next one depends on: the weights, the optimizer, the random generators of the layers,
+    After each epoch it writes all that the next one depends on: the weights, the optimizer, the random generator of dropout,
     the counters and best values of the other `callbacks`. It must be the last callback, because the others forget theirs when a
     training begins. `training.npz` is renamed into place and names, by its digest, the best epoch so far: `training.keras`.
     """
@@ -125,15 +116,17 @@ class TrainingState(keras.callbacks.Callback):
 
 def describe_training(model: keras.Model, fit: "ImageBatches", holdout: "ImageBatches", epochs: int, settings) -> dict:
     """Return what decides the course of a training: one that was cut off goes on only where all of it is the same."""
-    irrelevant = ("PRESET", "DATA_DIR", "OUTPUT_DIR", "CACHE_DIR", "RESAMPLES", "EPOCHS", "BASELINE_EPOCHS", "VIEWS")
+    irrelevant = ("PRESET", "DATA_DIR", "OUTPUT_DIR", "CACHE_DIR", "RESAMPLES", "EPOCHS", "BASELINE_EPOCHS")
     return {"settings": {name: value for name, value in vars(settings).items() if name not in irrelevant}, "epochs": epochs,
             "images": [fingerprint(fit), fingerprint(holdout)], "weights": [list(weight.shape) for weight in model.weights]}
 
 
 def make_callbacks(checkpoint: Path, patience: int) -> list[keras.callbacks.Callback]:
     """Return the callbacks that steer a training by the validation loss and keep its best epoch in `checkpoint`."""
+    literal = str(checkpoint).replace("{", "{{").replace("}", "}}")  # Keras fills in what stands in {}
     return [keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.3, patience=patience, min_lr=1e-6),
-            NetworkCheckpoint(str(checkpoint), monitor="val_loss", save_best_only=True),
+            keras.callbacks.ModelCheckpoint(
+                literal, monitor="val_loss", save_best_only=True),
             keras.callbacks.EarlyStopping("val_loss", patience=3 * patience),
             keras.callbacks.TerminateOnNaN()]
 

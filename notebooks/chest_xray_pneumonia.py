@@ -27,12 +27,12 @@
 #
 # *What will this run do, on which machine, and how long will it take?*
 #
-# **TensorFlow** computes with arrays on a CPU, GPU or TPU, and works out derivatives. **Keras** is the layer above it: it describes
+# **TensorFlow** computes with arrays on a CPU or GPU, and works out derivatives. **Keras** is the layer above it: it describes
 # a network in a few readable lines. The scores are not written into this text: the code prints them, so they are those of *your*
 # run. Cells that only carry tools are folded.
 #
 # Change what you like in the cell *Settings*; the folded one above it has the rest. `None` means "what the preset says"; `auto` is
-# `full` on a GPU or TPU and `quick` on a CPU. An empty `DATA_DIR` means: find the data, or get it. `SEED` starts every random
+# `full` on a GPU and `quick` on a CPU. An empty `DATA_DIR` means: find the data, or get it. `SEED` starts every random
 # number of a training.
 #
 # After a change, run that cell, and then the section that you want to see again. One whose data no longer fit the settings says
@@ -87,7 +87,6 @@ EXPOSURE = 0.5
 TEXTURE = 0.5
 FLIP = False
 CLASS_WEIGHTS = False
-VIEWS = 3  # how often the trained network looks at a film, each time a tenth closer
 PATIENCE = 3  # epochs without progress before the learning rate falls; three times as many before the training ends
 DETERMINISTIC = False
 MIXED_PRECISION = "auto"  # "on", "off"
@@ -133,10 +132,12 @@ from cxr.machine import (  # fold
     describe_versions,
     find_device,
     find_strategy,
-    load_network,
     make_deterministic,
     use_precision,
 )
+
+# %%
+import cxr.network  # fold
 
 # %%
 import cxr.settings  # fold
@@ -538,25 +539,28 @@ print(f"{layer.name}: {side} · {side} · {channels} · {kernels} + {kernels} = 
 # the same chest in every epoch, **only in training**. So the network cannot learn films by heart, and leans less on what differs
 # between machines.
 #
-# - *Pose*: turn, zoom, stretch, shift, all in one step, because several steps would blur the film several times.
-# - *Exposure*: gamma (which bends the scale of greys, as another film does), contrast, brightness.
-# - *Texture*: in or out of focus, and grain.
+# - *Affine*: rotate, zoom, stretch, shift, all in one step, because several steps would blur the image several times.
+# - *Intensity*: gamma (which bends the scale of greys, as another exposure does), contrast, brightness.
+# - *Blur and noise*: in or out of focus, and grain.
+#
+# OpenCV and NumPy do this on the CPU while batches are gathered, so the network itself, which a GPU compiles, stays free of it.
+# The random numbers of an image follow from `SEED`, the epoch and its place in the data set: a training can be repeated.
 #
 # There is no left–right flip: it would put the heart on the wrong side. (`FLIP = True` tries it.)
 
 # %%
-from cxr.augment import RandomChange, RandomPose  # show
+from cxr.augmentation import random_affine, random_intensity, random_blur_noise  # show
 
 # %%
-from cxr.augment import RandomExposure, RandomTexture, augment, build_augmentation  # show
+from cxr.augmentation import augment_image, make_augmentation  # show
 
 # %%
-keras.utils.set_random_seed(settings.SEED)
-augmentation = build_augmentation(settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
-variants = [keras.ops.convert_to_numpy(augmentation(255 * radiograph, training=True)) / 255 for _ in range(9)]
+augmentation = make_augmentation(settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
+one_film = x_train[np.flatnonzero(y_train)[0], :, :, 0]
+variants = [augmentation(one_film, np.random.default_rng((settings.SEED, epoch))) for epoch in range(9)]
 title = f"One of the {pictures}, as ten epochs might show it"
 captions = ["as it is"] + ["augmented"] * 9
-finish_figure(plot_panels([radiograph, *variants], captions), title, "augmentation", output_dir, data_kind)
+finish_figure(plot_panels([one_film, *variants], captions), title, "augmentation", output_dir, data_kind)
 
 # %% [markdown]
 # ### The main network
@@ -569,11 +573,10 @@ finish_figure(plot_panels([radiograph, *variants], captions), title, "augmentati
 # tell any more how bright a large place is as a whole.
 #
 # At the end, **global average pooling** takes the mean of each map, in place of dense weights; **dropout** blanks a share of these
-# means in training, so that none becomes indispensable. Once trained, it looks at a film `VIEWS` times, each time a tenth closer,
-# and averages the last maps: letters at the edge count less.
+# means in training, so that none becomes indispensable.
 
 # %%
-from cxr.network import subtract_local_mean, residual_block  # show
+from cxr.network import normalise, residual_block, subtract_local_mean  # show
 
 # %%
 light = np.linspace(-0.25, 0.25, settings.IMAGE_SIZE, dtype="float32")[:, None, None]
@@ -660,19 +663,19 @@ if settings.BASELINE_EPOCHS:
     with strategy.scope(), use_precision(precision):
         baseline = build_baseline(settings.IMAGE_SIZE)
         baseline.compile(keras.optimizers.Adam(settings.LEARNING_RATE), "binary_crossentropy",
-                         metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
+                         weighted_metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
         state = train(baseline, fit, watched, settings.BASELINE_EPOCHS, runs_dir / "baseline", settings)
     finish_run(state, settings, data_kind, holdout_id)
 
 # %%
 keras.utils.set_random_seed(settings.SEED)
-fit = make_batches("fit", pool_files, [x_train, x_val], settings.BATCH_SIZE, settings.SEED, device_count, settings.CLASS_WEIGHTS)
+augmentation = make_augmentation(settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP) if settings.AUGMENT else None
+fit = make_batches("fit", pool_files, [x_train, x_val], settings.BATCH_SIZE, settings.SEED, device_count, settings.CLASS_WEIGHTS,
+                   augmentation)
 with strategy.scope(), use_precision(precision):
     model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)
-    if settings.AUGMENT:
-        model = augment(model, settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
     model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY),
-                  "binary_crossentropy", metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
+                  "binary_crossentropy", weighted_metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
     state = train(model, fit, watched, settings.EPOCHS, runs_dir / settings.RUN_NAME, settings)
 history_table = finish_run(state, settings, data_kind, holdout_id)
 tour.finish((runs_dir / settings.RUN_NAME / "run.json").read_text(encoding="utf-8"))
@@ -742,14 +745,14 @@ from cxr.measure import fit_calibration  # show
 # held-out patients. But hardly any of their films gets an answer near the line, so a handful would place it by chance. So each film
 # counts several times: as it is, and with another exposure, sharpness, frame or letter. **Guess first:** above or below 0.5?
 #
-# The network is read back, looks closer from now on (`VIEWS`), is calibrated, gets its threshold. Its answers for test are still unknown.
+# The network is read back, is calibrated, gets its threshold. Its answers for test are still unknown.
 
 # %%
 from cxr.measure import choose_threshold  # show
 
 settings = tour.start("7 Evaluate", globals())
 run_dir = output_dir / "runs" / settings.RUN_NAME
-holdout = make_batches("holdout", pool_files, [x_train, x_val], batch_size=16)  # each film is in memory VIEWS times
+holdout = make_batches("holdout", pool_files, [x_train, x_val], batch_size=32)
 y_holdout, holdout_files = holdout.labels, pool_files[pool_files.part == "holdout"]
 model, record, changed = validate_run(run_dir, holdout, holdout_files, settings, globals().get("state"))  # of section 6, if it has run
 rival = None
@@ -969,8 +972,7 @@ print(describe_checks(checks, f"{len(some)} {pictures}"))
 # **How to read it:** bright places speak for the answer given: for pneumonia on a hit, for *healthy* on a film that passed.
 # Bright on the lungs is what one hopes for; on a letter, a border, a tube or the belly it may be something other than the
 # disease. A correlation near 1 would mean that training hardly matters for the map; near 0 or below, it has changed it wholly. Where
-# the first fall is not surely larger than the second, do not believe the map. It is the mean of several looks, so what lies at the
-# edge is drawn a little too far out.
+# the first fall is not surely larger than the second, do not believe the map.
 #
 # ### Shortcuts: does it read the letters, or the frame?
 #
@@ -991,8 +993,8 @@ tabulate_scores(**rows).loc[["auc", "accuracy"]].rename_axis(f"held-out {picture
 # does. Within one class the shape should not matter: a correlation surely away from 0 is a warning.
 #
 # **What was done about it, and what is left.** The augmentation of section 5 makes tone, sharpness and framing say less; changed
-# films help to choose the epoch and the threshold. To take away the mean around each place, and to look closer, surely lifted the ranking of real
-# films whose make was left out of training (run section 7 with `VIEWS = 1` to see yours without the latter). Much else did not: frames
+# films help to choose the epoch and the threshold. To take away the mean around each place surely lifted the ranking of real
+# films whose make was left out of training. Much else did not: frames
 # swapped or covered, letters put on, mixed films, more weight for conflicting ones (`docs/results.md` of this project). So on films
 # of another make expect less than validation promises.
 #

@@ -12,26 +12,34 @@ def levels(first, count):
     return np.arange(first, first + count, dtype=np.uint8).reshape(count, 1, 1, 1)
 
 
+def seen(batches):
+    """The images, one pixel each, and labels of an epoch, without those that only fill up a batch."""
+    images, labels, weights = (np.concatenate(parts) for parts in zip(*(batches[number] for number in range(len(batches)))))
+    return images.ravel()[weights > 0].tolist(), labels[weights > 0].tolist()
+
+
 def test_batches_show_each_image_once_an_epoch_in_an_order_that_the_seed_decides():
     arrays = [levels(0, 50), levels(50, 10)]
     rows = np.arange(1, 60, 2)
-    batches = ImageBatches(arrays, rows, rows * 2, 8, seed=3)
-    epochs = []
+
+    def batches(seed, rows=rows, labels=rows * 0):
+        return ImageBatches(arrays, rows, labels, 8, seed)
+
+    first, epochs = batches(3), []
     for epoch in range(3):
-        images, labels = (np.concatenate(parts) for parts in zip(*(batches[number] for number in range(len(batches)))))
-        assert [len(batches[number][0]) for number in range(len(batches))] == [8, 8, 8, 6]
-        assert sorted(images.ravel()) == rows.tolist() and np.array_equal(images.ravel() * 2, labels)
-        epochs.append(images.ravel().tolist())
-        batches.start_epoch(epoch + 1)
+        assert {part.shape[0] for number in range(len(first)) for part in first[number]} == {8} and len(first) == 4
+        assert sorted(seen(first)[0]) == rows.tolist()
+        epochs.append(seen(first)[0])
+        first.start_epoch(epoch + 1)
     assert len({tuple(order) for order in epochs}) == 3
-    again = ImageBatches(arrays, rows, rows * 2, 8, seed=3)
-    assert again[0][0].ravel().tolist() == epochs[0][:8]
+    again = batches(3)
+    assert seen(again)[0] == epochs[0]
     again.start_epoch(2)
-    assert again[0][0].ravel().tolist() == epochs[2][:8], "an epoch's order does not depend on those before"
-    assert ImageBatches(arrays, rows, rows * 2, 8, seed=4)[0][0].ravel().tolist() != epochs[0][:8]
-    plain = ImageBatches(arrays, rows[::-1], rows, 8)
+    assert seen(again)[0] == epochs[2], "an epoch's order does not depend on those before"
+    assert seen(batches(4))[0] != epochs[0]
+    plain = batches(None, rows[::-1], np.arange(30) % 2)
     plain.start_epoch(1)
-    assert plain[0][0].ravel().tolist() == rows[::-1][:8].tolist()
+    assert seen(plain) == (rows[::-1].tolist(), [0, 1] * 15)
 
 
 def test_arrays_are_counted_through_as_one():
@@ -54,26 +62,23 @@ def test_a_change_sees_one_picture_and_what_it_gives_is_rounded_and_kept_within_
 
 
 def test_changed_batches_have_the_same_labels_and_no_order_of_their_own():
-    batches = ImageBatches([levels(0, 10)], np.arange(10)[::-1], np.arange(10) % 3, 4)
-    brighter = change_batches(batches, lambda picture: picture + 60)
-    assert len(brighter) == 3
-    for number in range(3):
-        assert np.array_equal(brighter[number][0], batches[number][0] + 60)
-        assert np.array_equal(brighter[number][1], batches[number][1])
+    batches = ImageBatches([levels(0, 10)], np.arange(10)[::-1], np.arange(10) % 2, 4)
+    images, labels = seen(change_batches(batches, lambda picture: picture + 60))
+    assert images == list(range(69, 59, -1)) and labels == seen(batches)[1]
 
 
 def test_each_row_has_a_change_of_its_own_in_whatever_order_it_comes():
     changes = [lambda picture, more=more: picture + more for more in (0, 20, 40)]
-    batches = ImageBatches([levels(100, 3)], np.array([2, 0, 2]), np.zeros(3), 2, seed=0, changes=changes)
-    assert sorted(np.concatenate([batches[0][0], batches[1][0]]).ravel()) == [102, 120, 142]
+    batches = ImageBatches([levels(100, 3)], np.array([2, 0, 2]), np.zeros(3, int), 2, seed=0, changes=changes)
+    assert sorted(seen(batches)[0]) == [102, 120, 142]
 
 
 def test_images_that_fill_up_a_batch_do_not_count():
-    """Three images become four, so that a mean over six has to be that over five."""
+    """Five images in batches of 4 (3, rounded up for two devices) become eight, so that a mean over eight has to be that over five."""
     batches = ImageBatches([levels(0, 5)], np.arange(5), np.array([0, 0, 0, 1, 1]), 3, devices=2, class_weights=[0.5, 2])
     first, second = batches[0], batches[1]
-    assert first[0].ravel().tolist() == [0, 1, 2, 0] and second[0].ravel().tolist() == [3, 4]
-    assert first[2].tolist() == pytest.approx([0.6, 0.6, 0.6, 0]) and second[2].tolist() == pytest.approx([2.4, 2.4])
+    assert first[0].ravel().tolist() == [0, 1, 2, 3] and second[0].ravel().tolist() == [4, 0, 1, 2]
+    assert first[2].tolist() == pytest.approx([0.8, 0.8, 0.8, 3.2]) and second[2].tolist() == pytest.approx([3.2, 0, 0, 0])
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
@@ -85,13 +90,11 @@ def test_the_mean_over_an_epoch_is_the_mean_of_the_images_that_count(devices, co
     images, labels = generator.integers(0, 256, (count, 1, 1, 1), np.uint8), generator.integers(2, size=count)
     batches = ImageBatches([images], np.arange(count), labels, size, 0, devices, class_weights)
     parts = [batches[number] for number in range(len(batches))]
-    assert all(len(part[0]) % devices == 0 and {len(one) for one in part} == {len(part[0])} for part in parts)
-    assert len(parts[0]) == (2 if devices == 1 and class_weights is None else 3)
-    if len(parts[0]) == 3:
-        values, _, weights = (np.concatenate(some) for some in zip(*parts))
-        expected = np.mean(np.array(class_weights or [1, 1])[labels] * images.ravel())
-        assert (weights * values.ravel()).sum() / len(values) == pytest.approx(expected, rel=1e-5)
-        assert np.isfinite(weights).all() and weights.dtype == np.float32
+    assert len({len(one) for part in parts for one in part}) == 1 and len(parts[0][0]) % devices == 0, "one shape, which devices can share"
+    values, _, weights = (np.concatenate(some) for some in zip(*parts))
+    expected = np.mean(np.array(class_weights or [1, 1])[labels] * images.ravel())
+    assert (weights * values.ravel()).sum() / len(values) == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(weights).all() and weights.dtype == np.float32
 
 
 POOL = pd.DataFrame({"part": ["fit", "holdout", "fit", "fit", "fit", "holdout"], "label": [1, 0, 1, 0, 1, 1]})
@@ -99,14 +102,12 @@ POOL = pd.DataFrame({"part": ["fit", "holdout", "fit", "fit", "fit", "holdout"],
 
 def test_a_part_of_the_pool_gives_its_images_with_their_labels():
     arrays = [levels(10, 4), levels(20, 2)]
-    images, labels = make_batches("holdout", POOL, arrays, 8)[0]
-    assert images.ravel().tolist() == [11, 21] and labels.tolist() == [0, 1] and labels.dtype == np.uint8
-    images, labels = make_batches("fit", POOL, arrays, 8, seed=1)[0]
-    assert dict(zip(images.ravel().tolist(), labels.tolist())) == {10: 1, 12: 1, 13: 0, 20: 1}
+    assert seen(make_batches("holdout", POOL, arrays, 8)) == ([11, 21], [0, 1])
+    assert dict(zip(*seen(make_batches("fit", POOL, arrays, 8, seed=1)))) == {10: 1, 12: 1, 13: 0, 20: 1}
 
 
 def test_with_balance_both_classes_weigh_the_same_and_an_image_one_on_average():
-    _, labels, weights = make_batches("fit", POOL, [levels(0, 6)], 8, balance=True)[0]
+    _, labels, weights = make_batches("fit", POOL, [levels(0, 6)], 4, balance=True)[0]
     assert weights[labels == 0].sum() == pytest.approx(2) and weights[labels == 1].sum() == pytest.approx(2)
     assert weights[labels == 1] == pytest.approx([2 / 3] * 3)
 

@@ -205,8 +205,7 @@ def test_the_notebook_is_used_in_jupyterlab_as_its_text_says(lab):
     sources = lab.sources()
     lab.wait(lambda: len(lab.cells()) == len(sources), "all cells are in the page")
     lab.find('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-    smallest = {name: value for name, value in SMALLEST.items() if name != "VIEWS"}  # that one stands in a folded cell
-    lab.change_settings(smallest | {"DATA_DIR": "phantoms"})
+    lab.change_settings(SMALLEST | {"DATA_DIR": "phantoms"})
     lab.menu("Run", "Run All Cells")
     cells = lab.finish(0, range(11))
 

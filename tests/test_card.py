@@ -82,14 +82,6 @@ def test_the_card_says_what_a_film_has_to_go_through(network, geometry, words):
     assert f"grey levels from 0 to 255, {words}" in write_card(report, network)
 
 
-@pytest.mark.parametrize(("views", "said"), [(3, "looks at each 3 times, each time a tenth closer"), (1, ""), (None, "")])
-def test_the_card_says_how_often_the_network_looks(network, views, said):
-    report = make_report()
-    report["settings"] |= {"VIEWS": views} if views else {}
-    card = " ".join(write_card(report, network).split())
-    assert said in card and ("looks at each" in card) == bool(said)
-
-
 @pytest.mark.parametrize("nothing", [float("nan"), None])
 def test_what_was_not_measurable_is_called_so(network, nothing):
     report = make_report(shifts={"unchanged": {"auc": nothing}})

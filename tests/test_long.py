@@ -34,8 +34,7 @@ def test_the_whole_notebook_on_images_larger_than_the_memory_that_it_may_have(ph
                 Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
                     folder / name.format(number // 20 + 5000 * (split == "test"), number), comment=Phantom.mark)
     settings = {"PRESET": "quick", "DATA_DIR": tmp_path / "chest_xray", "IMAGE_SIZE": 256, "EPOCHS": 1, "BASELINE_EPOCHS": 0,
-                "BATCH_SIZE": 4, "VALIDATION_SHARE": 0.02, "RESAMPLES": 20,
-                "VIEWS": 1}  # three stay within the limit too, and take longer
+                "BATCH_SIZE": 4, "VALIDATION_SHARE": 0.02, "RESAMPLES": 20}
     book, small = (ROOT / "notebooks/chest_xray_pneumonia.ipynb").read_text(), tmp_path / "chest_xray_pneumonia.ipynb"
     stages = "((32, 2, 1), (64, 2, 2), (128, 2, 2), (192, 1, 1))"
     assert book.count(stages) == 1

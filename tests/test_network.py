@@ -1,14 +1,16 @@
 """The two networks take any size, and the main one does not care how a film was exposed."""
 
+import json
+import zipfile
+from pathlib import Path
+
 import cv2
 import keras
 import numpy as np
 import pytest
 
-from cxr.explain import grad_cam
-from cxr.measure import calibrate, predict_probabilities, to_logits
-from cxr.network import build_baseline, build_cnn, residual_block
-from cxr.shift import look_closer
+from cxr.measure import predict_probabilities
+from cxr.network import build_baseline, build_cnn, load_network, residual_block
 
 
 @pytest.mark.parametrize("size", [32, 100])
@@ -58,7 +60,7 @@ def test_the_answer_and_its_logit_stay_in_single_precision_and_all_layers_are_th
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        models = build_baseline(32), build_cnn(32), look_closer(build_cnn(32), 3)
+        models = build_baseline(32), build_cnn(32)
     finally:
         keras.config.set_dtype_policy(policy)
     for model in models:
@@ -67,30 +69,101 @@ def test_the_answer_and_its_logit_stay_in_single_precision_and_all_layers_are_th
         assert '"cxr' not in model.to_json()
 
 
-@pytest.mark.parametrize(("size", "sides"), [(64, [64, 58, 53]), (80, [80, 73]), (48, [48])])
-def test_who_looks_closer_answers_with_the_mean_logit_of_the_film_and_its_middle(size, sides, tmp_path):
-    """64 / 1.1 and 64 / 1.2 pixels, cut out and enlarged here by OpenCV; the network's own file needs nothing but Keras."""
-    x = np.random.default_rng(0).integers(256, size=(3, size // 4, size // 4), dtype=np.uint8)
-    x = np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC) for one in x])
-    keras.utils.set_random_seed(0)
-    alone = build_cnn(size)
-    logits = []
-    for side in sides:
-        edge = (size - side) // 2
-        views = np.stack([cv2.resize(one[edge: edge + side, edge: edge + side].astype("float32"), (size, size)) for one in x])
-        logits.append(to_logits(predict_probabilities(alone, views[..., None])))
-    assert len(sides) == 1 or abs(logits[1] - logits[0]).max() > 1e-3
-    closer = look_closer(alone, len(sides))
-    closer.save(tmp_path / "closer.keras")
-    for network in (closer, keras.models.load_model(tmp_path / "closer.keras")):
-        assert np.allclose(to_logits(predict_probabilities(network, x[..., None])), np.mean(logits, axis=0), atol=2e-4)
-    assert closer.count_params() == alone.count_params() and closer.name == alone.name
-    assert grad_cam(closer, x[..., None], np.array([True, False, True])).shape == (3, size, size)
+def test_a_network_is_loaded_as_it_was_saved(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.save(tmp_path / "a.keras")
+    np.testing.assert_array_equal(load_network(tmp_path / "a.keras").get_weights()[0], model.get_weights()[0])
 
 
-def test_who_looks_closer_is_calibrated_by_itself_and_a_network_without_feature_maps_stays_as_it_is():
-    baseline, alone = build_baseline(32), build_cnn(32)
-    assert look_closer(baseline, 3) is baseline
-    before = [weight.copy() for weight in alone.get_weights()]
-    calibrate(look_closer(alone, 2), 2.0, 1.0)
-    assert all(np.array_equal(one, other) for one, other in zip(alone.get_weights(), before))
+def save_with_code(path):
+    """A network whose file holds a function of Python, nested in another network."""
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: 2 * x)])
+    keras.Sequential([keras.Input((2,)), inner]).save(path)
+
+
+def test_a_network_that_would_run_code_is_refused_without_the_advice_to_let_it(tmp_path):
+    save_with_code(tmp_path / "best.keras")
+    with pytest.raises(ValueError) as caught:
+        load_network(tmp_path / "best.keras")
+    assert str(caught.value).startswith(f"{tmp_path}/best.keras holds Python code") and "do not switch the safe mode" in str(caught.value)
+    assert "safe_mode" not in str(caught.value) and "enable_unsafe" not in str(caught.value)
+    assert caught.value.__suppress_context__  # nor is that shown above it
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def falsify(path):
+    """Another kind of code in the file: a class of any module, by its name."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["config.json"] = parts["config.json"].replace(b'"Dense"', b'"system"').replace(b'"keras.layers"', b'"os"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def lose_weights(path):
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist() if "weights" not in name}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("damage", [cut, falsify, lose_weights, Path.unlink, lambda path: path.write_bytes(b""),
+                                    lambda path: path.write_text("<html>"), lambda path: (path.unlink(), path.mkdir())])
+def test_a_network_that_cannot_be_loaded_is_named_in_one_sentence(tmp_path, damage):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(300)])
+    model.save(tmp_path / "best.keras")
+    damage(tmp_path / "best.keras")
+    with pytest.raises(ValueError) as caught:
+        load_network(tmp_path / "best.keras")
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path}/best.keras cannot be loaded (") and said.endswith("): it is damaged. Train anew (section 6).")
+    assert "\n" not in said and len(said) < 400 and caught.value.__suppress_context__
+
+
+def rewrite(path, name, change):
+    """Change the JSON of one part of a .keras file."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {one: archive.read(one) for one in archive.namelist()}
+    content = json.loads(parts[name])
+    change(content)
+    with zipfile.ZipFile(path, "w") as archive:
+        for one, data in (parts | {name: json.dumps(content).encode()}).items():
+            archive.writestr(one, data)
+
+
+def write_as_a_later_keras(path):
+    """As 3.15 does to 3.13: an initializer has an argument that this version does not know."""
+    def add_argument(config):
+        kernels = [layer["config"]["kernel_initializer"]["config"] for layer in config["config"]["layers"]
+                   if "kernel_initializer" in layer["config"]]
+        for kernel in kernels:
+            kernel["argument_of_tomorrow"] = None
+        assert kernels
+
+    rewrite(path, "config.json", add_argument)
+    rewrite(path, "metadata.json", lambda metadata: metadata.update(keras_version="99.1.0"))
+
+
+@pytest.mark.parametrize("build", [build_baseline, build_cnn])
+def test_a_network_of_another_version_of_keras_is_built_anew_with_its_weights(build, tmp_path):
+    model, x = build(32), np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8)
+    model.save(tmp_path / "best.keras")
+    write_as_a_later_keras(tmp_path / "best.keras")
+    with pytest.raises(TypeError, match="argument_of_tomorrow"):
+        keras.models.load_model(tmp_path / "best.keras")
+    assert np.array_equal(predict_probabilities(load_network(tmp_path / "best.keras"), x), predict_probabilities(model, x))
+
+
+def test_what_no_way_can_read_names_both_versions_and_nobody_is_told_to_delete_it(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)], name="somebody_elses")
+    model.save(tmp_path / "best.keras")
+    write_as_a_later_keras(tmp_path / "best.keras")
+    with pytest.raises(ValueError) as caught:
+        load_network(tmp_path / "best.keras")
+    assert f"it was written by Keras 99.1.0, and this is Keras {keras.__version__}. Open it with that version" in str(caught.value)
+    assert "delete" not in str(caught.value)

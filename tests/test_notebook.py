@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 NOTEBOOK = build.TEXT.with_suffix(".ipynb")
-SMALLEST = {"IMAGE_SIZE": 32, "EPOCHS": 2, "BASELINE_EPOCHS": 1, "RESAMPLES": 20, "BATCH_SIZE": 64, "VIEWS": 1}
+SMALLEST = {"IMAGE_SIZE": 32, "EPOCHS": 2, "BASELINE_EPOCHS": 1, "RESAMPLES": 20, "BATCH_SIZE": 64}
 
 
 def prepare(parameters):
@@ -340,7 +340,7 @@ def test_the_lone_notebook_runs_in_an_empty_folder_with_every_setting_of_the_con
     """No project around it, no network, settings through papermill; half precision, which newer GPUs use, to the last section."""
     shutil.copy(NOTEBOOK, tmp_path)
     chosen = SMALLEST | {"EPOCHS": 1, "BASELINE_EPOCHS": 0, "OUTPUT_DIR": "results", "LEARNING_RATE": 0.002, "SEED": 5, "RUN_NAME": "lone",
-                         "PRESET": "full", "MIXED_PRECISION": "on", "VIEWS": 3}
+                         "PRESET": "full", "MIXED_PRECISION": "on"}
     command = [sys.executable, "-m", "papermill", NOTEBOOK.name, "out.ipynb", "--no-progress-bar"]
     for name, value in chosen.items():
         command += ["-p", name, str(value)]
@@ -396,5 +396,5 @@ def test_the_text_restates_the_rules_of_the_code_as_they_are():
         "This kernel, written by hand, answers where it gets brighter from top to bottom": "[[-1, -2, -1], [0, 0, 0], [1, 2, 1]]" in code,
         "if one child in twenty has pneumonia": "prevalences=(0.05, " in code,
         "(it reduces a film `by` 2, 4 or 8)": "for by in (8, 4, 2, 1):" in code,
-        "`auto` is `full` on a GPU or TPU and `quick` on a CPU": '{"auto": "quick" if device == "CPU" else "full"}' in code}
+        "`auto` is `full` on a GPU and `quick` on a CPU": '{"auto": "quick" if device == "CPU" else "full"}' in code}
     assert [sentence for sentence, holds in rules.items() if sentence not in text or not holds] == []

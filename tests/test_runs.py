@@ -31,7 +31,7 @@ from cxr.shift import answer_changed, list_shifts
 from cxr.storage import StorageError, as_json, settle_files, take_digest
 from cxr.train import TrainingState
 
-SETTINGS = {"RUN_NAME": "", "EPOCHS": 3, "SEED": 0, "RESAMPLES": 100, "VIEWS": 3}
+SETTINGS = {"RUN_NAME": "", "EPOCHS": 3, "SEED": 0, "RESAMPLES": 100}
 LABELS = np.arange(40) % 2
 FILES = pd.DataFrame({"path": list("dacb"), "label": [0, 1, 0, 1], "patient": list("wxyz"), "width": 9, "height": 8, "part": "holdout"})
 

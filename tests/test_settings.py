@@ -13,7 +13,7 @@ WRONG = {"IMAGE_SIZE": [7, 2000, 64.5, "big", True], "EPOCHS": [0, -1, 2.5, "ten
          "PRESET": ["fast", None], "BATCH_SIZE": [0, None], "SEED": [-1, 2**32], "SPLIT_SEED": [-1],
          "RUN_NAME": ["", "a/b", "baseline", ".hidden", "x" * 61, "one, two", "two\nlines"], "VALIDATION_SHARE": [0, 0.9],
          "GEOMETRY": ["stretch", "Fit", None],
-         "AUGMENT": ["yes", 1], "FLIP": [None], "DROPOUT": [1], "POSE": [2.5, -0.1], "PATIENCE": [0], "VIEWS": [0, 6], "RESAMPLES": [5],
+         "AUGMENT": ["yes", 1], "FLIP": [None], "DROPOUT": [1], "POSE": [2.5, -0.1], "PATIENCE": [0], "RESAMPLES": [5],
          "MIXED_PRECISION": ["bfloat16", True], "OUTPUT_DIR": ["", "~nobody-of-this-name/x"], "DATA_DIR": ["~nobody-of-this-name"]}
 RIGHT = {"IMAGE_SIZE": [32, 1024], "EPOCHS": [1], "BASELINE_EPOCHS": [0], "LEARNING_RATE": [1e-7, 1, 1.0], "DROPOUT": [0, 0.95],
          "SEED": [0, 2**32 - 1], "RUN_NAME": ["mine", "2 seeds", "a.b+c-d_e", "x" * 60], "MIXED_PRECISION": ["auto", "on", "off"],

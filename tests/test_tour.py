@@ -95,7 +95,7 @@ def test_section_7_answers_for_a_run_on_disk_and_has_to_be_run_again_once_6_has_
 @pytest.mark.parametrize(("change", "fixed_by", "later"), [
     ({"IMAGE_SIZE": 96}, 2, 3), ({"IMAGE_SIZE": 96}, 2, 7), ({"SPLIT_SEED": 7}, 4, 6), ({"VALIDATION_SHARE": 0.2}, 4, 8),
     ({"GEOMETRY": "fit"}, 2, 3), ({"GEOMETRY": "crop"}, 2, 7), ({"DATA_DIR": "/elsewhere"}, 1, 2),
-    ({"OUTPUT_DIR": "/elsewhere"}, 0, 9), ({"RUN_NAME": "mine"}, 7, 8), ({"VIEWS": 1}, 7, 8)])
+    ({"OUTPUT_DIR": "/elsewhere"}, 0, 9), ({"RUN_NAME": "mine"}, 7, 8)])
 def test_a_setting_that_changed_since_is_named_with_both_values(whole, change, fixed_by, later):
     (name, value), = change.items()
     before = getattr(whole.settings, name)
