@@ -309,7 +309,8 @@ def main():
         f"{tabulate(results, asked, arguments.seed)}\n\n"
         f"One seed ({arguments.seed}), at most {minutes:.3g} minutes for each peer; "
         "95 % intervals by a bootstrap over patients. Threshold: largest 2 × "
-        "sensitivity + specificity on the validation images, the same patients for all networks.\n"
+        "sensitivity + specificity on the validation images, which are the same "
+        "patients for all networks.\n"
     )
     print(f"\n{text}")
     if arguments.save:
