@@ -90,7 +90,7 @@ test-browser: find-browser install
 
 benchmark: install
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
-	@$(VENV)/bin/python benchmarks/loading.py --rounds 15 --save benchmarks/loading -- "$${FOLDER:-data/chest_xray/test}"
+	@$(VENV)/bin/python benchmarks/loading.py --rounds 15 --save benchmarks/results/loading -- "$${FOLDER:-data/chest_xray/test}"
 
 banner: install
 	@test -d data/phantoms/chest_xray || $(VENV)/bin/python -m cxr.phantoms

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does a training step wait for its data, what does augmentation cost, and how far is the step from what the machine allows?
 
-    python benchmarks/training.py --size 128 --save benchmarks/training
+    python benchmarks/training.py --size 128 --save benchmarks/results/training
 
 The notebook's compiled step (augmentation, network, gradients, update) gets batches in four ways, in turn, several rounds: from
 ImageBatches, as in training; one fixed batch again and again, which is as fast as data can come; and both without augmentation.
