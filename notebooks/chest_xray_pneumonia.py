@@ -1086,8 +1086,9 @@ print(describe_differences(runs, differences))
 # healthy children may differ in more than disease; another hospital will not be like validation.
 #
 # Weights without such a description are dangerous. A **model card** [10] says it on a page, filled from the record of this run. Read
-# it as somebody who was not here: would you trust this network? (`best.keras` needs Keras;
-# `published.export("model.onnx", format="onnx")` translates it for other programs. Compare its answers before you use it.)
+# it as somebody who was not here: would you trust this network? (`best.keras` needs Keras. For other
+# programs, `published.export("model.onnx", format="onnx")` translates it, after `%pip install tf2onnx onnx onnxruntime`. Compare its
+# answers with those of `published.predict` before you use it.)
 
 # %%
 if "tour" not in globals():
