@@ -48,9 +48,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-packages = {"cv2": "opencv-python", "jinja2": "jinja2", "kaggle": "kaggle", "keras": "keras", "matplotlib": "matplotlib", "numpy": "numpy",
-            "pandas": "pandas", "PIL": "pillow", "pydantic": "pydantic", "scipy": "scipy", "seaborn": "seaborn", "sklearn": "scikit-learn",
-            "tensorflow": "tensorflow", "tqdm": "tqdm"}
+packages = {"cv2": "opencv-python", "filelock": "filelock", "jinja2": "jinja2", "kaggle": "kaggle", "keras": "keras",
+            "matplotlib": "matplotlib", "numpy": "numpy", "pandas": "pandas", "PIL": "pillow", "pydantic": "pydantic", "scipy": "scipy",
+            "seaborn": "seaborn", "sklearn": "scikit-learn", "tensorflow": "tensorflow", "tqdm": "tqdm"}
 missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
 if missing:  # only what is missing: Colab has everything, and replacing its packages would force a restart
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
