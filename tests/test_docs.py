@@ -113,7 +113,8 @@ FOLDED = {"tags": ["hide-input"]}
 def make_notebook():
     """Return a small notebook, as it is built."""
     code = nbformat.v4.new_code_cell
-    text = f"# Lungs\n\n{BADGE}\n\n![two](data:image/png;base64,iVBORw0K)"
+    picture = "![two](data:image/png;base64,iVBORw0K)"
+    text = f"<!-- Generated -->\n\n# Lungs\n\n{BADGE}\n\n{picture}"
     cells = [
         nbformat.v4.new_markdown_cell(text, id="start-1"),
         code("# @title cxr/a.py: A\nsecret = 1", id="module-a", metadata=FOLDED),

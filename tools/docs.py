@@ -138,10 +138,12 @@ def collect_outputs(executed):
 
 
 def clean_markdown(source):
-    """Return the text of a cell without the badge, which opens the other notebook.
+    """Return the text of a cell as it is true of the copy.
 
+    The badge opens the other notebook, and the comment says how that one is made.
     GitHub shows no pictures that are embedded in the text, only files.
     """
+    source = re.sub(r"<!--.*?-->\n*", "", source, flags=re.DOTALL)
     source = re.sub(r"\[!\[Open In Colab\].*\n*", "", source)
     return re.sub(r"\(data:image/png;base64,[^)]*\)", "(first_screen.png)", source)
 
