@@ -455,9 +455,9 @@ def test_in_a_terminal_a_progress_bar_moves(tmp_path):
     text = b""
     while b"in a browser" not in text:
         text += os.read(ours, 65536)
+    assert process.wait() == 0
     os.close(ours)
     assert text.count(b"\rLoading") > 10 and b"waiting" not in text
-    assert process.wait() == 0
 
 
 def test_output_that_cannot_be_written_ends_the_run_with_one_sentence(tmp_path):
