@@ -24,10 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-import build  # noqa: E402
+import sweep
 
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as in section 0 of the notebook
 
@@ -81,8 +78,8 @@ WAYS = [("gathered", True), ("fixed", True), ("gathered", False), ("fixed", Fals
 def time_ways(settings, precision, count, ways, rounds):
     """Train on `count` images in each of these ways, in turn; return ({way: images a second in each round}, the network)."""
     import keras
-
     from cxr.augment import augment
+
     from cxr.batches import ImageBatches
     from cxr.machine import use_precision
     from cxr.network import build_cnn
@@ -133,7 +130,8 @@ def main():
     from cxr.machine import choose_precision, find_device
     from cxr.settings import resolve_settings
     kind, name, capability = find_device()
-    settings = resolve_settings(build.read_settings() | {"PRESET": "full", "IMAGE_SIZE": arguments.size}, kind)
+    defaults = sweep.read_settings(sweep.read_notebook())
+    settings = resolve_settings(defaults | {"PRESET": "full", "IMAGE_SIZE": arguments.size}, kind)
     precision = choose_precision(settings.MIXED_PRECISION, kind, capability)
     if arguments.speed:
         print(*time_ways(settings, precision, arguments.images, WAYS[:1], 1)[0][WAYS[0]])

@@ -22,8 +22,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from sklearn import metrics
 
 from cxr.figures import Look
