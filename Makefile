@@ -38,7 +38,7 @@ endef
 # does it where uv cannot be had or finds no index: pip's settings mean nothing to uv.
 define install_lock
 $(1)/bin/python -m pip install --quiet uv 2>/dev/null && \
-$(1)/bin/uv pip install --quiet --compile-bytecode --python $(1)/bin/python -r $(2) 2>/dev/null || \
+$(1)/bin/uv pip install --quiet --python $(1)/bin/python -r $(2) 2>/dev/null || \
 $(1)/bin/python -m pip install --quiet -r $(2)
 endef
 

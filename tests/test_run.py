@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -116,84 +115,6 @@ def test_the_closing_words_name_the_data_and_the_uncertainty(tmp_path, data, off
     assert words in told and "0.900 [0.800–0.950]" in told and "AUC not measurable" in told and "1.5 minutes" in told
 
 
-# What make passes on. Its words must neither be read by make nor by the shell: each of these would leave the file "executed".
-ODD = ["/x/archive (1)/chest_xray", "a;touch executed", "$(shell touch executed)", "`touch executed`", "$(touch executed)",
-       "a & touch executed", "it's", 'say "so"', "a'; touch executed; '", '"; touch executed; "', "$HOME ${HOME} $$ $x", "50%#x",
-       "back\\slash\\", "Lungenentzündung 肺炎", "two\nlines", "*", "a | b > executed", "-x", "a=b:=c", "$(", "trailing  "]
-
-
-@pytest.fixture
-def workshop(tmp_path):
-    """A folder, with an odd name, that holds the Makefile, and programs that only write down how they were called."""
-    folder = tmp_path / "a (1); b's"
-    for name in (".venv/bin", "tools", "benchmarks", "data"):
-        (folder / name).mkdir(parents=True)
-    shutil.copy(ROOT / "Makefile", folder)
-    (folder / "requirements.lock").touch()
-    (folder / ".venv/installed").touch()
-    write_program(folder / ".venv/bin/python", f"""import sys; sys.path.insert(0, {str(ROOT / "tools")!r})
-if sys.argv[1:] == ["tools/run.py"]:
-    import run
-    sys.argv.pop()
-    kept = run.read_settings()
-else:
-    kept = sys.argv[1:]
-import json; json.dump(kept, open({str(tmp_path / "called.json")!r}, "w"))""")
-    return folder
-
-
-def write_program(path, source):
-    path.with_suffix(".source").write_text(source, encoding="utf-8")
-    path.write_text(f"""#!/bin/sh\nexec '{sys.executable}' "$0.source" "$@"\n""", encoding="utf-8")
-    path.chmod(0o755)
-
-
-def call_make(folder, *words):
-    """Run make in a folder; return what the last program was called with."""
-    done = subprocess.run(["make", "--silent", *words], cwd=folder, capture_output=True, text=True, check=False)
-    assert not list(folder.parent.rglob("executed")), done.stderr
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((folder.parent / "called.json").read_text())
-
-
-@pytest.mark.parametrize("first", range(0, len(ODD), 6))
-def test_make_run_hands_over_each_setting_as_it_was_typed(workshop, first):
-    names = ["OUTPUT_DIR", "RUN_NAME", "PRESET", "MIXED_PRECISION", "DATA_DIR", "CACHE_DIR"]
-    words = dict(zip(names, ODD[first:]))
-    kept = call_make(workshop, "run", "PYTHON=not used", "EPOCHS=3", *map("=".join, words.items()))
-    assert kept == {"EPOCHS": 3} | {name: str(workshop / value) if name.endswith("_DIR") else value for name, value in words.items()}
-
-
-@pytest.mark.parametrize("value", ODD)
-def test_make_hands_over_a_folder_and_a_repository_as_they_were_typed(workshop, value):
-    assert call_make(workshop, "benchmark", f"FOLDER={value}")[-2:] == ["--", value]
-    assert call_make(workshop, "badge", f"REPO={value}", "VENV=touch executed;") == ["tools/build.py"]
-    (workshop / ".venv/bin/python.source").write_text("import sys; 'badge' in sys.argv[1] and print(repr(sys.argv[2]))")
-    done = subprocess.run(["make", "--silent", "badge", f"REPO={value}"], cwd=workshop, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{value!r}\n"
-
-
-def test_without_a_word_make_passes_on_its_defaults(workshop):
-    assert call_make(workshop, "benchmark")[-2:] == ["--", "data/chest_xray/test"]
-    assert call_make(workshop, "run") == {"OUTPUT_DIR": str(ROOT / "outputs")}
-
-
-@pytest.mark.parametrize("name", ["my python (3)", "python; touch executed", "$(touch executed)python"])
-def test_make_installs_with_the_python_that_is_named(workshop, name):
-    shutil.rmtree(workshop / ".venv")
-    write_program(workshop / name, """import os, shutil, sys
-print(sys.argv[1:])
-if sys.argv[1:] == ["-m", "venv", ".venv"]:
-    os.makedirs(".venv/bin")
-    shutil.copy(sys.argv[0], ".venv/bin/python.source")
-    shutil.copy(sys.argv[0].removesuffix(".source"), ".venv/bin/python")""")
-    done = subprocess.run(["make", "--silent", "install", f"PYTHON={workshop / name}"], cwd=workshop, capture_output=True, text=True,
-                          check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "['-m', 'venv', '.venv']" in done.stdout and "requirements.lock" in done.stdout
-    assert (workshop / ".venv/installed").exists() and not list(workshop.parent.rglob("executed"))
-
-
 # Whole runs, of a notebook that is small
 
 
@@ -252,7 +173,7 @@ if not os.path.exists(kept):
 def test_an_interruption_that_a_destructor_swallows_is_raised_again_but_not_while_one_is_heeded(tmp_path):
     """After the first one is lost somebody sleeps; after the second one somebody cleans up, for longer than until a third would come."""
     write_notebook(tmp_path, "pass")
-    code = f"""import os, sys, time; sys.path.insert(0, {str(ROOT / 'tools')!r})
+    code = f"""import os, sys, time
 import run
 class Deaf:
     def __del__(self):
