@@ -40,6 +40,8 @@ def pytest_configure(config):
 def same_world():
     """No test leaves anything for the next one: in the environment, an open figure, another style, another working folder."""
     environment, style, folder = dict(os.environ), dict(matplotlib.rcParams), Path.cwd()
+    if keras := sys.modules.get("keras"):
+        keras.utils.set_random_seed(0)  # so the weights of a new layer are the same in each run
     yield
     os.environ.clear()
     os.environ.update(environment)
