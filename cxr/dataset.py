@@ -33,7 +33,11 @@ def find_data(home: Path, data_dir: str) -> Path:
         return home / data_dir
     target = home / "data" / "chest_xray"
     for folder in (target, *find_mounted()):
-        found = count_images(folder)
+        try:
+            found = count_images(folder)
+        except OSError as error:  # a mounted folder, such as one of Google Drive, may fail for a while
+            print(f"{folder} cannot be read ({error.strerror or error}).")
+            continue
         if set(ChestXray.mendeley_counts) <= set(found) and all(found.values()):
             print(f"Found {sum(found.values()):,} images in {folder}: nothing to download.")
             return folder

@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cxr.release import ChestXray, count_images, is_whole
-from cxr.storage import StorageError, hold_lock, prepare_folder, refuse_storage, require_room
+from cxr.storage import StorageError, hold_lock, name_folder, prepare_folder, refuse_storage, require_room
 
 
 class DownloadError(Exception):
@@ -42,20 +42,40 @@ def reachable(addresses: list, seconds: float = 8) -> list:
     return [address for address, knock in zip(addresses, knocks, strict=True) if knock.wait() == 0]
 
 
-def run_downloader(program: str, arguments: list, archive: Path, size: int, lock: int | None = None, silence: float = 60) -> tuple:
-    """Run a program that writes `archive`, of about `size` bytes; return (exit code, its first line, the reason why it failed).
-
-    After `silence` seconds without a byte it is ended. `lock`: the descriptor of a lock to be held until the program ends, too.
-    """
-    beside_python = Path(sys.executable).with_name(program)
-    command = str(beside_python) if beside_python.exists() else shutil.which(program)
+def start_program(name: str, arguments: list) -> subprocess.Popen:
+    """Start a program, the one beside this Python if there is one; raise DownloadError if that cannot be done."""
+    command = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if command is None:
-        raise DownloadError(f"the {program} command is not installed")
-    process = subprocess.Popen([command, *arguments], text=True, errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, pass_fds=[] if lock is None else [lock],
-                               restore_signals=False)  # a limit to the size of files must be an error, not its end
-    said, errors, heard = "", f"{program}: silent for {silence} seconds", time.monotonic()
-    with process, tqdm(initial=size_of(archive), total=size, unit="B", unit_scale=True, desc="Downloading", file=sys.stdout) as bar:
+        raise DownloadError(f"the {name} command is not installed")
+    try:
+        return subprocess.Popen(
+            [command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:  # in a folder that was moved, the Python that a script names is gone
+        raise DownloadError(f"the {name} command cannot be run ({error.strerror})") from error
+
+
+def show_progress(archive: Path, size: int) -> tqdm:
+    """Return a progress bar for the bytes of `archive`, which will have about `size`."""
+    return tqdm(initial=size_of(archive), total=size, unit="B", unit_scale=True, desc="Downloading", file=sys.stdout)
+
+
+def tell_reason(text: str) -> str:
+    """Return a reason in one line, without anything as long as a key."""
+    return re.sub(r"[\w-]{24,}", "…", text)[:150]
+
+
+def download_with_kaggle(address: str, archive: Path, size: int, silence: float = 120):
+    """Download, or go on, with the `kaggle` command and whatever credentials it finds or none; it finds address and name itself.
+
+    It tries again by itself, but waits for a silent server for ever: after `silence` seconds without a byte it is ended.
+    """
+    process = start_program("kaggle", ["datasets", "download", ChestXray.slug, "-p", str(archive.parent)])
+    said, errors, heard = b"", f"silent for {silence} seconds".encode(), time.monotonic()
+    with process, show_progress(archive, size) as bar:
         try:
             while process.returncode is None and time.monotonic() - heard < silence:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -65,44 +85,70 @@ def run_downloader(program: str, arguments: list, archive: Path, size: int, lock
                 heard = time.monotonic() if grown else heard
         finally:
             process.kill()
-    first, lines = said.split("\n")[0], errors.strip().split("\n")
-    reason = ([line for line in lines if line.startswith("curl: ")] or lines)[-1] or first or "it gave no reason"
-    reason = re.sub(r"[\w-]{24,}", "…", reason.removeprefix(f"{program}: "))  # nothing as long as a key is shown
-    return process.returncode, first, f"{program}: {reason[:150]}"
+    if process.returncode != 0:
+        lines = [*said.decode(errors="replace").splitlines()[:1], *errors.decode(errors="replace").splitlines()]
+        raise DownloadError(f"kaggle: {tell_reason(([line for line in lines if line.strip()] or ['it gave no reason'])[-1])}")
+    if is_part(archive):  # interrupted, it reports no failure
+        raise DownloadError("kaggle: cut off; run this again to go on from there")
 
 
-def download_with_kaggle(address: str, archive: Path, size: int, lock: int | None = None):
-    """Download, or go on, with the `kaggle` command and whatever credentials it finds or none; it finds address and name itself."""
-    arguments = ["datasets", "download", ChestXray.slug, "-p", str(archive.parent)]
-    code, _, reason = run_downloader("kaggle", arguments, archive, size, lock, 120)
-    if code != 0 or is_part(archive):  # interrupted, it reports no failure
-        raise DownloadError(reason if code != 0 else "kaggle: cut off; run this again to go on from there")
+def run_curl(address: str, archive: Path, size: int, silence: int) -> tuple[int, str, str]:
+    """Append to `archive` what it lacks; return (exit code, "HTTP code, kind of content", the reason why it failed).
+
+    What arrives goes through this process, so that a `curl` whose parent was killed ends as well.
+    """
+    arguments = [
+        *("--fail", "--location", "--silent", "--show-error"),
+        *("--continue-at", str(size_of(archive)), "--connect-timeout", str(silence)),
+        *("--speed-limit", "1", "--speed-time", str(silence)),  # ends what is silent
+        *("--write-out", "%{stderr}\n%{http_code} %{content_type}", address),
+    ]
+    with start_program("curl", arguments) as curl, show_progress(archive, size) as bar:
+        assert curl.stdout and curl.stderr
+        try:
+            with name_folder(archive.parent), archive.open("ab") as file:
+                while block := curl.stdout.read(1 << 16):
+                    file.write(block)
+                    bar.update(len(block))
+            *lines, answer = curl.stderr.read().decode(errors="replace").split("\n")
+        except BaseException:
+            curl.kill()
+            raise
+    reasons = [line for line in lines if line.startswith("curl: ")]
+    return curl.returncode, answer, tell_reason(reasons[-1] if reasons else "curl: it gave no reason")
 
 
-def download_with_curl(address: str, archive: Path, size: int, lock: int | None = None, pauses=(2, 8, 30), silence: float = 60):
+def download_with_curl(address: str, archive: Path, size: int, pauses=(2, 8, 30), silence: int = 60):
     """Download with the `curl` command, going on from what is already in `archive`; raise DownloadError or StorageError.
 
     What another try may cure is tried again after each of the pauses (in seconds; progress of a megabyte starts them over).
     """
+    # Not curl's own --retry, which begins each time where this call began: a broken connection would cost what has arrived.
     left = list(pauses)
-    arguments = ["--fail", "--location", "--silent", "--show-error", "--continue-at", "-", "--output", str(archive),
-                 "--write-out", "%{http_code} %{content_type}", address]
     while not zipfile.is_zipfile(archive):
         before = size_of(archive)
-        code, answer, reason = run_downloader("curl", arguments, archive, size, lock, silence)
+        code, answer, reason = run_curl(address, archive, size, silence)
         if code == 0 or answer.startswith("416"):  # asked for bytes beyond the end: everything is here
             return check_archive(archive)
-        if code == 23:
-            raise refuse_storage(archive.parent, OSError(errno.ENOSPC, reason))
-        if code == 33:  # "200 OK", though asked to go on: a server that can only start over, or a page, for which the part stays
-            raise (BadArchive("the server can only start over") if re.search("zip|octet", answer) else
-                   DownloadError("what arrived is no zip archive"))
+        if code == 33:  # "200 OK", though asked to go on: a page, for which the part stays, or the archive from its beginning
+            if not re.search("zip|octet", answer):
+                raise DownloadError("what arrived is no zip archive")
+            print("The server cannot go on from the part that is here: starting over.")
+            archive.unlink()
+            continue
         left = list(pauses) if size_of(archive) > before + 1e6 else left
         again = not re.match("4(?!08|29)", answer)
         if not again or not left:
             raise DownloadError(f"{reason}{'; run this again to go on from there' if again else ''}")
         print(f"{reason}: trying again in {left[0]} s.")
         time.sleep(left.pop(0))
+
+
+def wait_for_others(archive: Path):
+    """Return when `archive` does not grow: the downloader of a process that was killed may live on for a moment."""
+    before = -1
+    while archive.exists() and before != (before := size_of(archive)):
+        time.sleep(2)
 
 
 def is_part(archive: Path) -> bool:
@@ -184,7 +230,7 @@ def list_sources(folder: Path) -> list:
             ("the original at Mendeley", ChestXray.mendeley_address, mendeley, download_with_curl)]
 
 
-def get_from_source(folder: Path, online: list, lock: int, address: str | None, archive: Path, fetch):
+def get_from_source(folder: Path, online: list, address: str | None, archive: Path, fetch):
     """Make `folder` from one source; raise DownloadError or StorageError. A bad archive is removed, unless it is the user's."""
     original = address == ChestXray.mendeley_address
     size = ChestXray.mendeley_bytes if original else ChestXray.kaggle_bytes
@@ -195,7 +241,8 @@ def get_from_source(folder: Path, online: list, lock: int, address: str | None, 
     try:
         if missing:
             archive.parent.mkdir(exist_ok=True)
-            fetch(address, archive, size, lock)
+            wait_for_others(archive)
+            fetch(address, archive, size)
         check_archive(archive, ChestXray.mendeley_sha256 if original else "")
         extract_archive(archive, folder, [ChestXray.counts, ChestXray.mendeley_counts])
     except BadArchive as error:
@@ -217,19 +264,20 @@ def download_data(folder: Path, keep_archive: bool = False, seconds: float = 8):
     if not online and not any(address is None or zipfile.is_zipfile(archive) for _, address, archive, _ in list_sources(folder)):
         raise DownloadError("neither Kaggle nor Mendeley can be reached from here")
     prepare_folder(folder.parent, "The folder for the data,")
-    with hold_lock(folder.parent, f"getting data into {folder.parent}") as lock:
+    with hold_lock(folder.parent, f"getting data into {folder.parent}"):
         if is_whole(folder):  # another process was faster
             return
         problem: Exception = DownloadError("no source gave the data set (reasons above)")
         for name, address, archive, fetch in list_sources(folder):
             try:
-                get_from_source(folder, online, lock, address, archive, fetch)
-                if address and keep_archive:
-                    archive.replace(folder.with_name(archive.name))
-                return shutil.rmtree(folder.with_name(f".{folder.name}.download"), ignore_errors=True)
-            except (DownloadError, StorageError) as error:
+                get_from_source(folder, online, address, archive, fetch)
+            except (DownloadError, OSError) as error:
                 print(f"{name}: {error}.")
                 problem = error if isinstance(error, StorageError) else problem
+                continue
+            if address and keep_archive:
+                archive.replace(folder.with_name(archive.name))
+            return shutil.rmtree(folder.with_name(f".{folder.name}.download"), ignore_errors=True)
         raise problem
 
 

@@ -89,7 +89,9 @@ def read_image(path: str | Path, size: int, geometry: str = "squash") -> tuple[n
 def read_alone(path: str | Path, size: int, geometry: str = "squash") -> tuple[np.ndarray, tuple[int, int]]:
     """As `read_image`; raise ValueError for a JPEG, too, that libjpeg decodes but calls damaged. For one picture at a time."""
     with hear_decoder() as heard:
-        result, said = read_image(path, size, geometry), os.pread(heard, 10_000, 0)
+        result = read_image(path, size, geometry)
+        os.lseek(heard, 0, os.SEEK_SET)
+        said = os.read(heard, 10_000)
     if damage := re.search(rb"Corrupt JPEG data: (?!\d extraneous bytes before marker 0xd9).*", said):  # those few are harmless
         raise ValueError(damage[0].decode())
     return result
@@ -178,7 +180,7 @@ def keep_good(x: np.ndarray, rows: list) -> int:
 
 def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], size: int, description: str, geometry: str):
     """Read the pictures into a new cache, which appears when it is whole; return (x, rows)."""
-    unfinished = place.with_name(f"{place.name}.unfinished")
+    unfinished = place.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         with name_folder(place.parent):
@@ -186,7 +188,10 @@ def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], si
             images, needed = unfinished / "images.bin", len(paths) * size**2
             require_room(unfinished, needed)
             with images.open("wb") as file:  # takes its room at once: a mapped file that meets a full disk ends the process
-                getattr(os, "posix_fallocate", lambda number, _, end: os.truncate(number, end))(file.fileno(), 0, needed)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, needed)
+                else:
+                    file.truncate(needed)
             x = np.memmap(images, np.uint8, "r+", shape=(len(paths), size, size, 1))
             rows = read_images(folder, paths, x, description, geometry)
             count = keep_good(x, rows)
@@ -196,7 +201,9 @@ def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], si
             passing = any(problem.startswith("[Errno") for _, _, problem in rows)  # of the disk or network: worth another try
             record = {"stamp": "" if passing else stamp, "crc32": total, "rows": rows}
             (unfinished / "record.json").write_text(json.dumps(record), encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
+            for old in place.parent.glob(f"{place.stem}*"):  # Windows keeps one that is mapped, hence a name of its own for each
+                if old != unfinished:
+                    shutil.rmtree(old, ignore_errors=True)
             unfinished.rename(place)
             return map_images(place / "images.bin", count, size), rows
     finally:
@@ -206,10 +213,11 @@ def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], si
 def load_through_cache(folder: str | Path, paths: list[str], size: int, description: str, cache_dir: Path, geometry: str):
     """Return (x, rows) from the cache in `cache_dir`, which is made first where it is missing; raise StorageError if it cannot be."""
     prepare_folder(cache_dir, "CACHE_DIR")
-    name = hashlib.blake2b(f"{Path(folder).resolve()} {description}".encode(), digest_size=4).hexdigest()
-    place = cache_dir / f"{re.sub(r'[^a-z]+', '-', description.lower())}-{size}-{geometry}-{name}"
+    digest = hashlib.blake2b(f"{Path(folder).resolve()} {description}".encode(), digest_size=4).hexdigest()
+    name = f"{re.sub(r'[^a-z]+', '-', description.lower())}-{size}-{geometry}-{digest}"
     with hold_lock(cache_dir, f"loading images into {cache_dir}"):
         stamp = stamp_files(folder, paths, size, geometry)
+        place = cache_dir / f"{name}.{stamp[:8]}"
         if found := open_cache(place, stamp, size):
             print(f"{description}: {len(found[0]):,} images from the cache")
             return found
@@ -218,11 +226,15 @@ def load_through_cache(folder: str | Path, paths: list[str], size: int, descript
 
 def load_into_memory(folder: str | Path, paths: list[str], size: int, description: str, geometry: str):
     """Return (x, rows), without a cache; raise MemoryError, with advice, if the images, one byte a pixel, cannot fit."""
-    needed, there = len(paths) * size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > 0.7 * there:
-        raise MemoryError(f"{len(paths):,} images of {size} × {size} pixels take {needed / 1e9:.1f} GB, and this machine has "
-                          f"{there / 1e9:.1f} GB: set CACHE_DIR to a folder with that much room, or choose a smaller IMAGE_SIZE.")
-    x = np.zeros((len(paths), size, size, 1), np.uint8)
+    needed = len(paths) * size**2
+    try:
+        # Linux and macOS grant more memory than there is, and end the process that uses it; Windows, which tells no size, refuses.
+        if hasattr(os, "sysconf") and needed > 0.7 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+            raise MemoryError
+        x = np.zeros((len(paths), size, size, 1), np.uint8)
+    except MemoryError:
+        raise MemoryError(f"{len(paths):,} images of {size} × {size} pixels take {needed / 1e9:.1f} GB, more than this machine can give: "
+                          "set CACHE_DIR to a folder with that much room, or choose a smaller IMAGE_SIZE.") from None
     rows = read_images(folder, paths, x, description, geometry)
     x = x[:keep_good(x, rows)]
     x.flags.writeable = False

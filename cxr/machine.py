@@ -1,9 +1,20 @@
-"""The machine: its device, and how a training uses it."""
+"""The machine: its device, and what is decided by it.
+
+| decided by the device | where | CPU | one GPU | several GPUs |
+|---|---|---|---|---|
+| preset "auto" | settings.resolve_settings | quick | full | full |
+| dtype policy "auto" | choose_precision | float32; mixed_bfloat16 with AMX units | mixed_float16; mixed_bfloat16 from Ampere on | as with one |
+| compilation with XLA | Keras, jit_compile="auto" | no (JAX: always) | each step | no |
+| distribution strategy | find_strategy | none | none | MirroredStrategy (JAX: DataParallel) |
+| memory kept for the next step | section 0, TF_CPU_ALLOCATOR_USE_BFC | yes | TensorFlow's own | TensorFlow's own |
+| threads that augment images | batches.ImageBatches | one for each core | the same | the same |
+"""
 
 import contextlib
 import os
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -29,13 +40,22 @@ def find_device() -> tuple[str, str, float]:
     return kind, name, float("{}.{}".format(*capability)) if capability else 0.0
 
 
+def has_bfloat16_units() -> bool:
+    """Return whether this processor multiplies matrices of bfloat16 (Intel AMX), as far as Linux tells."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+
+
 def choose_precision(wish: str, kind: str, capability: float) -> str:
     """Return the Keras dtype policy for a training: half precision where the device gains from it, or where it is "on".
 
-    bfloat16 from the Ampere generation of GPUs on (compute capability 8), float16, which Keras protects by scaling the loss, on
-    older ones.
+    bfloat16 from the Ampere generation of GPUs on (compute capability 8) and on processors with units for it; float16, which Keras
+    protects by scaling the loss, on older GPUs.
     """
-    if wish == "off" or (wish == "auto" and capability < 7):
+    gains = capability >= 7 if kind == "GPU" else keras.backend.backend() == "tensorflow" and has_bfloat16_units()
+    if wish == "off" or (wish == "auto" and not gains):
         return "float32"
     return "mixed_float16" if kind == "GPU" and capability < 8 else "mixed_bfloat16"
 

@@ -15,6 +15,7 @@ class ChestXray:
                         "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded")
     mendeley_bytes = 1_235_512_464
     mendeley_sha256 = "13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36"
+    suffixes = (".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".jp2")  # of names that stand for an image
     tree_bytes = 1_250_000_000  # of the extracted images, about
     counts = MappingProxyType({"train/NORMAL": 1341, "train/PNEUMONIA": 3875, "val/NORMAL": 8, "val/PNEUMONIA": 8,
                                "test/NORMAL": 234, "test/PNEUMONIA": 390})
@@ -38,11 +39,15 @@ def list_names(folder: Path) -> list:
 
 
 def count_images(folder: Path) -> dict:
-    """Return {"split/CLASS": number of files} for the class folders that exist (hidden files do not count)."""
+    """Return {"split/CLASS": number of images, by their names} for the class folders that exist; other and hidden files do not count."""
     names = [f"{split}/{name}" for split in ("train", "val", "test") for name in ("NORMAL", "PNEUMONIA")]
-    return {name: len(list_names(Path(folder) / name)) for name in names if (Path(folder) / name).is_dir()}
+    return {name: sum(file.lower().endswith(ChestXray.suffixes) for file in list_names(Path(folder) / name))
+            for name in names if (Path(folder) / name).is_dir()}
 
 
 def is_whole(folder: Path) -> bool:
-    """Say whether a folder holds the data set, by the number of its files and without reading them."""
-    return count_images(folder) in (ChestXray.counts, ChestXray.mendeley_counts)
+    """Say whether a folder holds the data set, by the number of its images and without reading them."""
+    try:
+        return count_images(folder) in (ChestXray.counts, ChestXray.mendeley_counts)
+    except OSError:  # of a disk or a mounted folder that cannot be read at the moment
+        return False

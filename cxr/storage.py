@@ -2,16 +2,15 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 
 class StorageError(OSError):
@@ -57,19 +56,22 @@ def prepare_folder(folder: Path, name: str, size: float = 0):
 
 @contextlib.contextmanager
 def hold_lock(folder: Path, task: str):
-    """Let one process at a time work in `folder`, others wait and say so; yields the lock, which ends with all processes that hold it."""
-    lock = os.open(folder, os.O_RDONLY)
+    """Let one process at a time work in `folder`; others wait, and say so once.
+
+    A process that ends, however it does, holds no lock any longer. The hidden file `.lock` stays.
+    """
+    lock = FileLock(Path(folder) / ".lock", thread_local=False)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another process is {task}: waiting until it has finished.", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # some mounted folders know no locks
-        yield lock
+        # Some mounted folders know no locks, and some take no file: work goes on without one.
+        with contextlib.suppress(OSError, NotImplementedError):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(f"Another process is {task}: waiting until it has finished.", flush=True)
+                lock.acquire()
+        yield
     finally:
-        os.close(lock)
+        lock.release()
 
 
 def find_drive() -> Path:

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -80,11 +80,10 @@ def average_surroundings(x: np.ndarray, labels: np.ndarray) -> tuple[list, list]
 
 def answer_crossed(values: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> np.ndarray:
     """Return the answers (n,) of a linear classifier for values (n, k), each by one that learnt from other groups of patients."""
-    folds, answers = min(folds, *(len(np.unique(groups[labels == label])) for label in (0, 1))), np.zeros(len(labels))
-    for fit, rest in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(values, labels, groups):
-        ridge = make_pipeline(StandardScaler(), Ridge(alpha=300)).fit(values[fit], labels[fit])
-        answers[rest] = ridge.predict(values[rest])
-    return answers
+    folds = min(folds, *(len(np.unique(groups[labels == label])) for label in (0, 1)))
+    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    ridge = make_pipeline(StandardScaler(), Ridge(alpha=300))
+    return cross_val_predict(ridge, values, labels, groups=groups, cv=parts)
 
 
 def describe_shapes(files: pd.DataFrame, pictures: str) -> str:

@@ -48,9 +48,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-packages = {"cv2": "opencv-python", "jinja2": "jinja2", "kaggle": "kaggle", "keras": "keras", "matplotlib": "matplotlib", "numpy": "numpy",
-            "pandas": "pandas", "PIL": "pillow", "pydantic": "pydantic", "scipy": "scipy", "seaborn": "seaborn", "sklearn": "scikit-learn",
-            "tensorflow": "tensorflow", "tqdm": "tqdm"}
+packages = {"cv2": "opencv-python", "filelock": "filelock", "jinja2": "jinja2", "kaggle": "kaggle", "keras": "keras",
+            "matplotlib": "matplotlib", "numpy": "numpy", "pandas": "pandas", "PIL": "pillow", "pydantic": "pydantic", "scipy": "scipy",
+            "seaborn": "seaborn", "sklearn": "scikit-learn", "tensorflow": "tensorflow", "tqdm": "tqdm"}
 missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
 if missing:  # only what is missing: Colab has everything, and replacing its packages would force a restart
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
@@ -137,7 +137,7 @@ from cxr.machine import (  # fold
 )
 
 # %%
-import cxr.network  # fold
+from cxr.network import load_network  # fold
 
 # %%
 import cxr.settings  # fold
@@ -1086,8 +1086,9 @@ print(describe_differences(runs, differences))
 # healthy children may differ in more than disease; another hospital will not be like validation.
 #
 # Weights without such a description are dangerous. A **model card** [10] says it on a page, filled from the record of this run. Read
-# it as somebody who was not here: would you trust this network? (`best.keras` needs Keras;
-# `published.export("model.onnx", format="onnx")` translates it for other programs. Compare its answers before you use it.)
+# it as somebody who was not here: would you trust this network? (`best.keras` needs Keras. For other
+# programs, `published.export("model.onnx", format="onnx")` translates it, after `%pip install tf2onnx onnx onnxruntime`. Compare its
+# answers with those of `published.predict` before you use it.)
 
 # %%
 if "tour" not in globals():

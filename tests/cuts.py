@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
+LOCK = ".lock"  # of `hold_lock`: no content
 active = []
 
 
@@ -23,7 +24,9 @@ def hear(event, arguments):
         if not (set(mode or "") & set("wax+") or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
             return
     path = arguments[0]
-    inside = isinstance(path, (str, os.PathLike)) and Path(path).is_relative_to(folder)
+    if event == "os.mkdir" and os.path.isdir(path):
+        return  # nothing changes
+    inside = isinstance(path, (str, os.PathLike)) and Path(path).is_relative_to(folder) and Path(path).name != LOCK
     relative = event != "open" and arguments[-1] not in (-1, None) and event in ("os.remove", "os.rmdir")  # by shutil.rmtree
     if inside or relative:
         active.append((Path("/nowhere"), None))  # what is done here is not seen
@@ -47,8 +50,9 @@ def watch(folder, act):
 
 
 def look(folder):
-    """Return {path in it: content, None for a folder}."""
-    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in sorted(folder.rglob("*"))}
+    """Return {path in it: content, None for a folder}, but not the lock."""
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+            for path in sorted(folder.rglob("*")) if path.name != LOCK}
 
 
 def restore(folder, files):
@@ -62,8 +66,11 @@ def restore(folder, files):
             (folder / name).write_bytes(content)
 
 
-def list_cuts(folder, work):
-    """Do the work; return what lay in the folder before each change, each file that was written also empty and in half."""
+def list_cuts(folder, work, count=None):
+    """Do the work; return what lay in the folder before each change, each file that was written also empty and in half.
+
+    `count`: so many of these at most, evenly spread, with the first and the last.
+    """
     seen, writing = [], []
 
     def note(path):
@@ -78,7 +85,10 @@ def list_cuts(folder, work):
     with watch(folder, note):
         work()
     note(None)
-    return [files for number, files in enumerate(seen) if files not in seen[:number]]
+    found = [files for number, files in enumerate(seen) if files not in seen[:number]]
+    if count and len(found) > count:
+        found = [found[round(place * (len(found) - 1) / (count - 1))] for place in range(count)]
+    return found
 
 
 class Refuse:

@@ -15,15 +15,25 @@ from time import sleep
 import trustme
 from PIL import Image
 
-COUNTS = {"train/NORMAL": 1341, "train/PNEUMONIA": 3875, "val/NORMAL": 8, "val/PNEUMONIA": 8, "test/NORMAL": 234,
-          "test/PNEUMONIA": 390}
-MENDELEY_COUNTS = {"train/NORMAL": 1349, "train/PNEUMONIA": 3883, "test/NORMAL": 234, "test/PNEUMONIA": 390}
+# A hundredth of the images of the real set, which `Internet.environment` has the children expect, too.
+COUNTS = {"train/NORMAL": 12, "train/PNEUMONIA": 30, "val/NORMAL": 2, "val/PNEUMONIA": 2, "test/NORMAL": 5, "test/PNEUMONIA": 9}
+MENDELEY_COUNTS = {"train/NORMAL": 13, "train/PNEUMONIA": 31, "test/NORMAL": 5, "test/PNEUMONIA": 9}
+EXPECT = f"""
+import time
+real = time.sleep
+time.sleep = lambda seconds: real(min(seconds, 0.2))
+try:
+    from cxr.release import ChestXray
+    ChestXray.counts, ChestXray.mendeley_counts = {COUNTS}, {MENDELEY_COUNTS}
+except ImportError:
+    pass  # another program
+"""
 
 
 def make_archive(counts, copies=True):
     """The bytes of a zip with the structure of the real one: the tree, a nested copy of it, and junk of a Mac."""
     picture, content = io.BytesIO(), io.BytesIO()
-    Image.new("L", (24, 16), 90).save(picture, "JPEG", quality=30)
+    Image.effect_noise((400, 300), 90).save(picture, "JPEG", quality=90)
     with zipfile.ZipFile(content, "w") as archive:
         for entry, count in counts.items():
             for number in range(count):
@@ -146,8 +156,7 @@ class Internet(http.server.ThreadingHTTPServer):
     def environment(self, home):
         """Variables that lead a process to this internet, with an empty home; what waits, waits a moment only."""
         (home / "site").mkdir(parents=True)
-        (home / "site/sitecustomize.py").write_text(
-            "import time\nreal = time.sleep\ntime.sleep = lambda seconds: real(min(seconds, 0.2))\n")
+        (home / "site/sitecustomize.py").write_text(EXPECT)
         proxy = f"http://127.0.0.1:{self.server_port}"
         return {"HTTP_PROXY": proxy, "http_proxy": proxy, "HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": "", "no_proxy": "",
                 "SSL_CERT_FILE": str(self.certificate), "CURL_CA_BUNDLE": str(self.certificate), "HOME": str(home),

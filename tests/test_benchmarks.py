@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import peers
 import pytest
-import training
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -77,21 +76,3 @@ def test_a_peer_stops_in_time_and_its_predictions_are_those_that_are_scored(
     row = dict(zip(header, cells))
     for column in ("validation AUC", "left out AUC", "left out sensitivity"):
         assert row[column].startswith("1.000 [")
-
-
-def test_the_operations_of_a_step_are_counted():
-    """By hand: 8 × 8 places × 18 weights, then 128 weights.
-
-    A product and a sum each, three times: forward and two gradients.
-    """
-    network = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Conv2D(2, 3, padding="same"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(1),
-        ]
-    )
-    expected = (3 * 2 * (64 * 18 + 128), 3 * (64 + 128 + 128 + 1))
-    assert training.count_step(network) == expected

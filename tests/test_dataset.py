@@ -67,6 +67,20 @@ def test_files_that_are_hidden_do_not_count_and_others_are_never_dropped(tiny):
     assert len(files) == before + 1 and "train/NORMAL/notes.txt" in set(files.path)
 
 
+def test_a_mounted_folder_that_cannot_be_read_does_not_keep_the_data_away(tiny, tmp_path, monkeypatch, capsys):
+    """Errno 5, as Google Drive gives for a while: of a folder that is only looked at, and of the one to download into."""
+    def fail(folder):
+        raise OSError(5, "Input/output error")
+
+    asked = []
+    monkeypatch.setattr(ChestXray, "mounts", (str(tiny),))
+    monkeypatch.setattr("cxr.release.list_names", fail)
+    monkeypatch.setattr("cxr.dataset.download_data", asked.append)
+    assert find_data(tmp_path, "") == tmp_path / "data/chest_xray" and len(asked) == 1
+    assert capsys.readouterr().out == f"{tiny} cannot be read (Input/output error).\n"
+    assert not is_official(tiny, ChestXray.kaggle)
+
+
 def test_what_is_not_used_is_named(tiny, capsys):
     """A third class, a folder within a class, files beside the classes: nothing is left out without a word."""
     before = list_images(tiny)
@@ -85,15 +99,15 @@ def test_what_is_not_used_is_named(tiny, capsys):
 
 
 def test_links_are_listed_broken_or_not(tiny):
-    names = ["broken", "loop", "to-file", "to-folder"]
-    for name, target in zip(names, ("gone", "loop", (tiny / "val/NORMAL").resolve() / os.listdir(tiny / "val/NORMAL")[0], tiny / "val")):
+    names, file = ["broken.jpeg", "loop.jpeg", "to-file.jpeg", "to-folder.jpeg"], next((tiny / "val/NORMAL").iterdir())
+    for name, target in zip(names, ("gone", "loop.jpeg", file.resolve(), tiny / "val")):
         (tiny / "train/NORMAL" / name).symlink_to(target)
-    os.mkfifo(tiny / "train/NORMAL/pipe")  # to open it would wait for ever
+    os.mkfifo(tiny / "train/NORMAL/pipe.jpeg")  # to open it would wait for ever
     files = list_images(tiny)
-    assert files.path[files.path.str.split("/").str[-1].isin([*names, "pipe"])].tolist() == [f"train/NORMAL/{name}" for name in names]
+    assert files.path[files.path.str.split("/").str[-1].isin([*names, "pipe.jpeg"])].tolist() == [f"train/NORMAL/{name}" for name in names]
     assert count_images(tiny)["train/NORMAL"] == (files.path.str.startswith("train/NORMAL/")).sum()
     broken = load_split(tiny, files[files.split == "train"], 32, "train")[2]
-    assert broken.path.tolist() == [f"train/NORMAL/{name}" for name in ("broken", "loop", "to-folder")]
+    assert broken.path.tolist() == [f"train/NORMAL/{name}" for name in ("broken.jpeg", "loop.jpeg", "to-folder.jpeg")]
 
 
 @pytest.mark.parametrize("place", ["train/NORMAL", "test"])
@@ -244,7 +258,10 @@ def test_only_the_whole_set_is_official(tiny, monkeypatch):
     assert not is_official(tiny, ChestXray.kaggle)
     monkeypatch.setattr(ChestXray, "counts", count_images(tiny))
     assert is_official(str(tiny), ChestXray.kaggle) and not is_official(tiny, "none") and not is_official(tiny, ChestXray.mixed)
-    next((tiny / "test/NORMAL").iterdir()).unlink()
+    (tiny / "test/NORMAL/Thumbs.db").write_bytes(b"no image")
+    assert is_official(tiny, ChestXray.kaggle)
+    assert "test/NORMAL/Thumbs.db" in set(list_images(tiny).path), "it is listed all the same"
+    next((tiny / "test/NORMAL").glob("*.jpeg")).unlink()
     assert not is_official(tiny, ChestXray.kaggle)
 
 

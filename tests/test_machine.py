@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import build
@@ -22,6 +23,7 @@ from cxr.machine import (
     find_device,
     find_strategy,
     guess_minutes,
+    has_bfloat16_units,
     use_precision,
 )
 from cxr.network import build_cnn
@@ -144,12 +146,24 @@ def test_two_devices_give_the_losses_of_one_and_determinism_is_switched_on():
     assert not before and after
 
 
-@pytest.mark.parametrize(("wish", "kind", "capability", "policy"), [
-    ("auto", "CPU", 0, "float32"), ("auto", "GPU", 6.0, "float32"), ("auto", "GPU", 7.5, "mixed_float16"),
-    ("auto", "GPU", 9.0, "mixed_bfloat16"), ("off", "GPU", 9.0, "float32"),
-    ("on", "CPU", 0, "mixed_bfloat16"), ("on", "GPU", 6.1, "mixed_float16")])
-def test_precision_is_halved_where_the_device_gains_from_it(wish, kind, capability, policy):
+@pytest.mark.parametrize(("wish", "kind", "capability", "units", "policy"), [
+    ("auto", "CPU", 0, False, "float32"), ("auto", "CPU", 0, True, "mixed_bfloat16"), ("off", "CPU", 0, True, "float32"),
+    ("on", "CPU", 0, False, "mixed_bfloat16"), ("auto", "GPU", 6.0, True, "float32"), ("auto", "GPU", 7.5, False, "mixed_float16"),
+    ("auto", "GPU", 9.0, False, "mixed_bfloat16"), ("off", "GPU", 9.0, True, "float32"), ("on", "GPU", 6.1, False, "mixed_float16")])
+def test_precision_is_halved_where_the_device_gains_from_it(wish, kind, capability, units, policy, monkeypatch):
+    monkeypatch.setattr("cxr.machine.has_bfloat16_units", lambda: units)
     assert choose_precision(wish, kind, capability) == policy
+
+
+@pytest.mark.parametrize(("flags", "found"), [("fpu avx2 amx_bf16 amx_tile", True), ("fpu avx2 avx512_bf16", False), (None, False)])
+def test_the_units_for_bfloat16_are_those_that_linux_lists(monkeypatch, flags, found):
+    def read(path, **_):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return f"processor\t: 0\nflags\t\t: {flags}\n"
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert has_bfloat16_units() == found
 
 
 def test_the_precision_is_what_it_was_after_an_error_too():

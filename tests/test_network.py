@@ -1,6 +1,9 @@
 """The two networks take any size, and the main one does not care how a film was exposed."""
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from cxr.measure import predict_probabilities
 from cxr.network import build_baseline, build_cnn, load_network, residual_block
@@ -167,3 +171,35 @@ def test_what_no_way_can_read_names_both_versions_and_nobody_is_told_to_delete_i
         load_network(tmp_path / "best.keras")
     assert f"it was written by Keras 99.1.0, and this is Keras {keras.__version__}. Open it with that version" in str(caught.value)
     assert "delete" not in str(caught.value)
+
+
+EXCHANGE = """if True:
+    import sys
+    import numpy as np
+    from cxr.measure import predict_probabilities
+    from cxr.network import build_baseline, build_cnn, load_network
+    task, folder = sys.argv[1:]
+    x = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 1), np.uint8)
+    for build in (build_baseline, build_cnn):
+        path = f"{folder}/{build.__name__}.keras"
+        if task == "write":
+            build(48).save(path)
+        print(build.__name__, *predict_probabilities(load_network(path), x))"""
+
+
+@pytest.mark.skipif("OTHER_PYTHON" not in os.environ, reason="make test-colab names another environment's Python in OTHER_PYTHON")
+@pytest.mark.parametrize("written_here", [True, False])
+def test_a_network_is_read_in_another_environment_with_other_versions(tmp_path, written_here):
+    """What Colab's Keras has written, that of requirements.lock reads, and the other way round."""
+    def run(python, task):
+        done = subprocess.run([python, "-c", EXCHANGE, task, tmp_path], capture_output=True, text=True, check=False, cwd=ROOT,
+                              env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0, done.stderr[-2000:]
+        lines = [line.split() for line in done.stdout.splitlines()]
+        return {name: [float(value) for value in values] for name, *values in lines if name.startswith("build_")}
+
+    writer, reader = [sys.executable, os.environ["OTHER_PYTHON"]][:: 1 if written_here else -1]
+    written, read = run(writer, "write"), run(reader, "read")
+    assert list(written) == ["build_baseline", "build_cnn"]
+    for name, values in written.items():
+        assert read[name] == pytest.approx(values, abs=1e-4)

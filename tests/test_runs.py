@@ -82,7 +82,7 @@ def make_holdout():
 
 def test_a_finished_run_is_a_network_a_history_and_a_record(tmp_path):
     model, _ = finish(tmp_path / "runs/first")
-    assert sorted(path.name for path in (tmp_path / "runs/first").iterdir()) == ["best.keras", "history.csv", "run.json"]
+    assert sorted(cuts.look(tmp_path / "runs/first")) == ["best.keras", "history.csv", "run.json"]
     record = json.loads((tmp_path / "runs/first/run.json").read_text())
     assert {key: record[key] for key in ("name", "data", "settings", "epochs", "ended", "seconds", "best_epoch")} == {
         "name": "first", "data": "phantom", "settings": SETTINGS, "epochs": 2, "ended": "all epochs", "seconds": 2.5, "best_epoch": 1}

@@ -4,9 +4,11 @@ import datetime
 import errno
 import json
 import math
+import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -128,10 +130,18 @@ def test_a_lock_ends_with_the_process_that_held_it_however_that_ends(tmp_path, c
         assert capsys.readouterr().out == ""
 
 
-def test_a_folder_that_knows_no_locks_is_used_without(tmp_path, monkeypatch):
-    monkeypatch.setattr("cxr.storage.fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
-    with hold_lock(tmp_path, "loading"):
-        pass
+@pytest.mark.parametrize(("function", "number"), [("fcntl.flock", errno.ENOLCK), ("fcntl.flock", errno.EOPNOTSUPP),
+                                                  ("fcntl.flock", errno.ENOSYS), ("os.open", errno.EROFS), ("os.open", errno.EACCES)])
+def test_a_folder_that_knows_no_locks_or_takes_no_file_is_used_without(tmp_path, monkeypatch, capsys, function, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as mounted, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # filelock says where it has to do with a file that is there or not
+        mounted.setattr(function, refuse)
+        for _ in range(2):
+            with hold_lock(tmp_path, "loading"):
+                assert capsys.readouterr().out == ""
 
 
 def test_the_drive_is_mounted_in_colab_and_refused_elsewhere(monkeypatch):

@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn import metrics
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import StratifiedGroupKFold
 
 from cxr.surroundings import (
     answer_crossed,
@@ -91,6 +93,20 @@ def test_no_patient_is_answered_for_by_a_classifier_that_learnt_from_him():
     values = np.eye(40, dtype=np.float32)[groups]
     assert metrics.roc_auc_score(labels, answer_crossed(values, labels, groups)) < 0.6
     assert metrics.roc_auc_score(labels, answer_crossed(values, labels, np.arange(120))) > 0.95
+
+
+def test_each_patient_is_answered_for_by_the_classifier_of_the_other_parts():
+    """As a loop over the same parts does it."""
+    generator = np.random.default_rng(3)
+    groups = np.repeat(np.arange(30), 4)
+    labels = (generator.permutation(30) % 2)[groups]
+    values = generator.normal(size=(120, 5)).astype(np.float32) + labels[:, None]
+    expected = np.zeros(120)
+    for fit, rest in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(values, labels, groups):
+        mean, scale = values[fit].mean(axis=0), values[fit].std(axis=0)
+        ridge = Ridge(alpha=300).fit((values[fit] - mean) / scale, labels[fit])
+        expected[rest] = ridge.predict((values[rest] - mean) / scale)
+    np.testing.assert_allclose(answer_crossed(values, labels, groups), expected, rtol=1e-5)
 
 
 def test_very_few_patients_are_enough():
