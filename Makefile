@@ -75,10 +75,7 @@ test: install
 notebook: install
 	@$(VENV)/bin/python tools/build.py
 
-data/phantoms/chest_xray: | install
-	@$(VENV)/bin/python -m cxr.phantoms $@
-
-docs: notebook data/phantoms/chest_xray
+docs: notebook
 	@$(VENV)/bin/python tools/docs.py
 
 coverage: install
@@ -116,6 +113,9 @@ test-browser: find-browser install
 benchmark: install
 	@$(VENV)/bin/python -m pip install --quiet -r benchmarks/requirements.txt
 	@$(VENV)/bin/python benchmarks/loading.py --rounds 15 --save benchmarks/results/loading -- "$${FOLDER:-data/chest_xray/test}"
+
+data/phantoms/chest_xray: | install
+	@$(VENV)/bin/python -m cxr.phantoms $@
 
 banner: data/phantoms/chest_xray
 	@$(VENV)/bin/python tools/run.py DATA_DIR=data/phantoms/chest_xray OUTPUT_DIR=outputs/banner PRESET=quick

@@ -51,7 +51,7 @@ def random_blur_noise(image: np.ndarray, generator: np.random.Generator, strengt
     blur, deviation = strength * generator.uniform([-0.6, 0], [1, 15])
     noise = np.empty(image.shape, np.float32)
     cv2.setRNGSeed(int(generator.integers(2**31)))  # OpenCV's generator, one for each thread: three times as fast as NumPy's
-    cv2.randn(noise, 0, deviation)
+    cv2.randn(noise, np.zeros(1), np.array([deviation]))
     return image + np.float32(blur) * (cv2.blur(image, (5, 5)) - image) + noise
 
 

@@ -27,7 +27,6 @@ class ImageBatches(keras.utils.PyDataset):
     changes : sequence of m functions or None, float32 (size, size) -> the same; each image gets the one of its row
     augmentation : function or None, (image, generator) -> image, both uint8 (size, size); see `make_augmentation`.
         Its random numbers follow from seed, epoch and row, whatever the order, the batch size and the number of threads.
-        It needs a seed.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class ImageBatches(keras.utils.PyDataset):
         batch_size: int,
         seed: int | None = None,
         devices: int = 1,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | np.ndarray | None = None,
         changes: Sequence[Callable] | None = None,
         augmentation: Callable | None = None,
     ):
@@ -65,7 +64,7 @@ class ImageBatches(keras.utils.PyDataset):
         images = gather_images(self.arrays, self.rows[chosen], self.changes and [self.changes[one] for one in chosen])
         if self.augmentation:
             for image, row in zip(images[..., 0], self.rows[chosen], strict=True):
-                image[:] = self.augmentation(image, np.random.default_rng((self.seed, self.epoch, row)))
+                image[:] = self.augmentation(image, np.random.default_rng((self.seed or 0, self.epoch, row)))
         counted = np.where(places < len(self.rows), len(self.order) / len(self.rows), 0)
         labels = self.labels[chosen]
         return images, labels, (counted * self.class_weights[labels]).astype(np.float32)

@@ -1,13 +1,12 @@
 """The machine: its device, and what is decided by it.
 
-| decided by the device | where | CPU | one GPU | several GPUs |
-|---|---|---|---|---|
-| preset "auto" | settings.resolve_settings | quick | full | full |
-| dtype policy "auto" | choose_precision | float32; mixed_bfloat16 with AMX units | mixed_float16; mixed_bfloat16 from Ampere on | as with one |
-| compilation with XLA | Keras, jit_compile="auto" | no (JAX: always) | each step | no |
-| distribution strategy | find_strategy | none | none | MirroredStrategy (JAX: DataParallel) |
-| memory kept for the next step | section 0, TF_CPU_ALLOCATOR_USE_BFC | yes | TensorFlow's own | TensorFlow's own |
-| threads that augment images | batches.ImageBatches | one for each core | the same | the same |
+- Preset "auto" (settings): quick on a CPU, full on a GPU.
+- Dtype policy "auto" (choose_precision): float32; mixed_float16 on GPUs from Volta on, mixed_bfloat16 from Ampere on and on
+  processors with AMX units.
+- Compilation with XLA (Keras, jit_compile="auto"): each step on one GPU, none on a CPU or where GPUs share batches.
+- Strategy (find_strategy): MirroredStrategy (JAX: DataParallel) for several GPUs.
+- Allocator (section 0): on a CPU, TensorFlow keeps memory for the next step.
+- Threads (batches): images are augmented by one for each core.
 """
 
 import contextlib

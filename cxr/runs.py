@@ -23,7 +23,6 @@ from cxr.shift import answer_changed, join_changes
 from cxr.storage import (
     as_json,
     hold_lock,
-    name_folder,
     settle_files,
     switch_files,
     take_digest,
@@ -34,34 +33,6 @@ from cxr.storage import (
 def identify_holdout(pool_files: pd.DataFrame) -> str:
     """Return eight characters that tell one set of held-out images from another."""
     return take_digest("\n".join(sorted(pool_files.path[pool_files.part == "holdout"])).encode())[:8]
-
-
-def finish_run(state, settings, kind: str, holdout: str) -> pd.DataFrame:
-    """Put best.keras, history.csv and run.json of a training in place of those before, all or none; return the history.
-
-    Only then is its state forgotten. Raises RuntimeError without a best epoch, StorageError if there is no room.
-    """
-    with state.lock, name_folder(state.folder):
-        if not state.settle_best():
-            raise RuntimeError(f"{state.folder / 'training.keras'}, the best epoch, has been damaged or removed: run section 6 again.")
-        if not state.best:
-            state.forget()
-            raise RuntimeError("No epoch gave a finite loss on the held-out images: choose a smaller LEARNING_RATE.")
-        table = pd.DataFrame(state.rows)
-        files = {"best.keras": (state.folder / "training.keras").read_bytes(), "history.csv": table.to_csv(index=False).encode()}
-        digests = {name: take_digest(content) for name, content in files.items()}
-        record = {"name": state.folder.name, "trained": tell_time(), "data": kind, "holdout": holdout, "settings": vars(settings),
-                  "epochs": len(table), "ended": state.ended or "all epochs", "seconds": table.seconds.iloc[-1],
-                  "best_epoch": int(table.epoch[table.val_loss.idxmin()]), "files": digests}
-        files |= {"run.json": as_json(record).encode(), "validation.csv": b""}  # the answers of the run before go
-        with hold_lock(state.folder.parent, f"changing files in {state.folder.parent}"), switch_files(state.folder) as new:
-            for name, content in files.items():
-                (new / name).write_bytes(content)
-        state.files = digests
-        state.forget()
-    if state.ended.startswith("the loss"):
-        print(f"In epoch {len(table)} {state.ended}. The best epoch before that is kept; choose a smaller LEARNING_RATE.")
-    return table
 
 
 def read_sound(folder: Path, record: dict, name: str) -> bytes:
@@ -124,7 +95,7 @@ def validate_run(folder: Path, holdout: "ImageBatches", holdout_files: pd.DataFr
                  trained=None) -> tuple[keras.Model, dict, dict]:
     """Reload a run, calibrate it, choose its threshold, add scores and answers; return (model, record, changed).
 
-    `trained`: the TrainingState if this process has trained it; ValueError where another process has trained a run of this name since.
+    `trained`: the TrainingRun if this process has trained it; ValueError where another process has trained a run of this name since.
     `changed`: {change: probabilities} of `answer_changed`. Together they choose the threshold: in unchanged images few answers are near it.
     """
     with hold_files(folder):

@@ -1,4 +1,4 @@
-"""Training: the callbacks that steer it, and a state on disk from which one that was cut off goes on."""
+"""Training: the callbacks that steer it, and a run on disk that continues after an interruption."""
 
 import contextlib
 import json
@@ -8,143 +8,207 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 
 from cxr.batches import ImageBatches, fingerprint
-from cxr.storage import as_json, hold_lock, name_folder, settle_files, take_digest
+from cxr.storage import (
+    as_json,
+    hold_lock,
+    name_folder,
+    refuse_storage,
+    settle_files,
+    switch_files,
+    take_digest,
+    tell_time,
+)
 
 
-class TrainingState(keras.callbacks.Callback):
-    """Keeps a training on disk, so that one that is killed goes on from its last finished epoch as if nothing had happened.
+def make_callbacks(run_dir: Path, patience: int) -> list[keras.callbacks.Callback]:
+    """Return the callbacks that steer a training by the validation loss and keep the best epoch in `run_dir`."""
+    checkpoint = str(run_dir / "epoch.keras").replace("{", "{{").replace("}", "}}")  # Keras fills in what stands in {}
+    return [
+        keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.3, patience=patience, min_lr=1e-6),
+        keras.callbacks.ModelCheckpoint(checkpoint, monitor="val_loss", save_best_only=True),
+        keras.callbacks.EarlyStopping("val_loss", patience=3 * patience),
+        keras.callbacks.TerminateOnNaN(),
+    ]
 
-    After each epoch it writes all that the next one depends on: the weights, the optimizer, the random generator of dropout,
-    the counters and best values of the other `callbacks`. It must be the last callback, because the others forget theirs when a
-    training begins. `training.npz` is renamed into place and names, by its digest, the best epoch so far: `training.keras`.
+
+def describe_training(model: keras.Model, train_batches: ImageBatches, val_batches: ImageBatches, epochs: int, settings) -> dict:
+    """Return what decides the course of a training: one that was cut off goes on only where all of it is the same."""
+    irrelevant = ("PRESET", "DATA_DIR", "OUTPUT_DIR", "CACHE_DIR", "RESAMPLES", "EPOCHS", "BASELINE_EPOCHS")
+    return {
+        "settings": {name: value for name, value in vars(settings).items() if name not in irrelevant},
+        "epochs": epochs,
+        "images": [fingerprint(train_batches), fingerprint(val_batches)],
+        "weights": [list(weight.shape) for weight in model.weights],
+    }
+
+
+class TrainingRun(keras.callbacks.Callback):
+    """A training in a folder: interrupted, it continues after its last finished epoch; at its end, its result is put in place.
+
+    Used as a context around `model.fit`, and there as the last of the callbacks, because the others forget their counters when
+    a training begins. The file `training.npz` holds all that the next epoch depends on (weights, optimizer, random generators,
+    the counters of the other callbacks) and the best epoch so far; it is replaced as a whole after each epoch. When the context
+    ends, best.keras, history.csv and run.json take the place of those of an earlier run, all or none. One process at a time
+    works in the folder.
+
+    Parameters
+    ----------
+    folder : Path, named like the run
+    model : compiled keras.Model
+    callbacks : list, the other callbacks (see `make_callbacks`)
+    epochs : int
+    train_batches, val_batches : ImageBatches
+    settings : Settings
+    about : dict, more fields of run.json
+
+    Attributes
+    ----------
+    first_epoch : int, the number of epochs that need no training any more, for `initial_epoch`
+    history : DataFrame, a row for each epoch
+    files : dict, {name: digest} of the files that were put in place
+
+    Raises
+    ------
+    StorageError : the folder cannot be written, or is full
+    RuntimeError : no epoch had a finite validation loss
     """
 
-    lock = contextlib.ExitStack()  # of the folder, from the begin of a training until finish_run: a process trains one at a time
-
-    def __init__(self, folder: Path, description: dict, callbacks: list):
+    def __init__(self, folder: Path, model, callbacks: list, epochs: int, train_batches, val_batches, settings, about: dict):
         super().__init__()
-        self.folder, self.description, self.watched = Path(folder), json.loads(as_json(description)), callbacks
-        self.rows, self.states, self.ended, self.best, self.files = [], [], "", "", {}
+        self.folder, self.trained, self.others, self.epochs = Path(folder), model, callbacks, epochs
+        self.train_batches, self.val_batches, self.settings, self.about = train_batches, val_batches, settings, about
+        self.rows: list[dict] = []
+        self.counters: list[dict] = []
+        self.files: dict[str, str] = {}
+        self.ended, self.best = "", b""
 
-    @contextlib.contextmanager
-    def hold_folder(self):
-        """Let no other process work in the folder until `finish_run`, or until something fails; raise StorageError if it takes no file."""
-        TrainingState.lock.close()  # if the training before this one was never finished
-        with TrainingState.lock as lock, name_folder(self.folder):
+    def __enter__(self):
+        with contextlib.ExitStack() as opened, name_folder(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(hold_lock(self.folder, f"training in {self.folder}"))
+            opened.enter_context(hold_lock(self.folder, f"training in {self.folder}"))
             with hold_lock(self.folder.parent, f"changing files in {self.folder.parent}"):
                 settle_files(self.folder)
-            yield
-            TrainingState.lock = lock.pop_all()
+            description = describe_training(self.trained, self.train_batches, self.val_batches, self.epochs, self.settings)
+            self.description = json.loads(as_json(description))
+            self.resume()
+            self.opened = opened.pop_all()
+        return self
 
-    def resume(self, model: keras.Model) -> int:
-        """Put the training back to where it was, if there is one with this description; return the number of finished epochs."""
-        variables, kept, reason = self.list_variables(model), self.folder / "training.npz", ""
+    def __exit__(self, kind, error, trace):
+        with self.opened:
+            by_hand = kind is KeyboardInterrupt and bool(self.rows) and not os.environ.get("CXR_HEADLESS")
+            if by_hand:
+                self.ended = "stopped by hand"
+                print(f"Stopped by hand after {len(self.rows)} epochs; the best of them counts.")
+            elif isinstance(error, OSError):
+                raise refuse_storage(self.folder, error) from error
+            elif error is not None:
+                return False  # the same training continues from here
+            with name_folder(self.folder):
+                self.put_in_place()
+        return by_hand
+
+    @property
+    def first_epoch(self) -> int:
+        return self.epochs if self.ended else len(self.rows)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)
+
+    def list_variables(self) -> list:
+        """Return all that training changes: of the model, its random generators, and the optimizer."""
+        self.trained.optimizer.build(self.trained.trainable_variables)
+        return [*self.trained.variables, *self.trained.optimizer.variables]
+
+    def resume(self):
+        """Put the training back to where it was interrupted, if there is one with this description."""
+        kept, variables = self.folder / "training.npz", self.list_variables()
         try:
             with np.load(kept, allow_pickle=False) as stored:
-                record = json.loads(str(stored["record"]))
-                if record["description"] != self.description:
-                    reason = "had other settings or images"
+                record, best = json.loads(str(stored["record"])), stored["best"].tobytes()
+                reason = "" if record["description"] == self.description else "had other settings or images"
                 values = [] if reason else [stored[f"v{number}"] for number in range(len(variables))]
-        except Exception:  # a damaged archive may lead to any
+        except Exception:  # a damaged archive, or one of another network, may lead to any
             reason = f"cannot be read ({kept.name} is damaged)"
-        self.best = "" if reason else record["best"]
-        if not self.settle_best():
-            reason = "has lost its best epoch (training.keras is missing or damaged)"
         if reason:
             if kept.exists():
                 print(f"The unfinished training in {self.folder} {reason}: this one begins anew.")
-            self.forget()
-            return 0
-        for variable, value in zip(variables, values):
+            return self.forget()
+        (self.folder / "epoch.keras").unlink(missing_ok=True)  # of an epoch that has not ended
+        for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        self.rows, self.states, self.ended = record["rows"], record["states"], record["ended"]
+        self.rows, self.counters, self.ended, self.best = record["rows"], record["counters"], record["ended"], best
         print(f"Going on after epoch {len(self.rows)}, where the training in {self.folder} was interrupted.")
-        return len(self.rows)
-
-    def settle_best(self) -> bool:
-        """Put the network of the best epoch in its place, wherever a cut has left it; return whether it is there, if there was one."""
-        kept, newest = self.folder / "training.keras", self.folder / "epoch.keras"
-        found = [path for path in (kept, newest) if path.exists() and take_digest(path.read_bytes()) == self.best]
-        for path in found[:1]:
-            path.replace(kept)
-        newest.unlink(missing_ok=True)
-        return bool(found) or not self.best
 
     def forget(self):
         """Remove what was kept; the files of an earlier, finished run stay."""
-        self.best = ""
-        for name in ("training.npz", "training.keras", "epoch.keras", "training.npz.unfinished"):
+        for name in ("training.npz", "training.npz.unfinished", "epoch.keras"):
             (self.folder / name).unlink(missing_ok=True)
 
-    @staticmethod
-    def list_variables(model: keras.Model) -> list:
-        """Return all that training changes: of the model, its random generators, and the optimizer."""
-        model.optimizer.build(model.trainable_variables)
-        return [*model.variables, *model.optimizer.variables]
-
     def on_train_begin(self, logs=None):
-        self.before, self.since = self.rows[-1]["seconds"] if self.rows else 0, time.perf_counter()
-        for callback, state in zip(self.watched, self.states):
+        self.seconds_before = self.rows[-1]["seconds"] if self.rows else 0
+        self.since = time.perf_counter()
+        for callback, state in zip(self.others, self.counters):
             vars(callback).update(state)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.train_batches.start_epoch(epoch)
+
     def on_epoch_end(self, epoch, logs=None):
-        seconds = self.before + time.perf_counter() - self.since
+        seconds = self.seconds_before + time.perf_counter() - self.since
+        left = seconds / (epoch + 1) * (self.epochs - epoch - 1) / 60
+        print(f"epoch {epoch + 1:3}/{self.epochs}: loss {logs['loss']:.3f}, validation loss {logs['val_loss']:.3f}, accuracy "
+              f"{logs['val_accuracy']:.3f}, AUC {logs['val_auc']:.4f}; rate {logs['learning_rate']:.0e}; {left:.1f} min left at most",
+              flush=True)
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}, "seconds": round(seconds, 2)}
-        print(f"epoch {epoch + 1:3}/{self.params['epochs']}: loss {logs['loss']:.3f}, validation loss {logs['val_loss']:.3f}, accuracy "
-              f"{logs['val_accuracy']:.3f}, AUC {logs['val_auc']:.4f}; rate {logs['learning_rate']:.0e}; "
-              f"{seconds / (epoch + 1) * (self.params['epochs'] - epoch - 1) / 60:.1f} min left at most", flush=True)
-        if not np.isfinite(logs["loss"]):
+        if np.isfinite(logs["loss"]):
+            self.keep([*self.rows, row])
+        else:  # nobody would want to continue from here
             self.rows, self.ended = [*self.rows, row], "the loss became NaN"
-            return  # nobody would want to go on from here
-        better, ended = self.folder / "epoch.keras", "early stopping" if self.model.stop_training else ""
-        best = take_digest(better.read_bytes()) if better.exists() else self.best
-        states = [{name: value for name, value in vars(callback).items()  # no text: a path would lead back to where the folder was
-                   if isinstance(value, (bool, int, float)) and not name.startswith("_")} for callback in self.watched]
-        record = {"description": self.description, "rows": [*self.rows, row], "states": states, "ended": ended, "best": best}
-        values = {f"v{number}": keras.ops.convert_to_numpy(value) for number, value in enumerate(self.list_variables(self.model))}
-        with open(self.folder / "training.npz.unfinished", "wb") as file:
-            np.savez(file, record=np.array(json.dumps(record)), **values)
-        (self.folder / "training.npz.unfinished").replace(self.folder / "training.npz")
-        self.rows, self.ended, self.best = record["rows"], ended, best
-        if better.exists():
-            better.replace(self.folder / "training.keras")
 
+    def keep(self, rows: list):
+        """Write all that the next epoch depends on, with the best epoch so far, in one piece; only then does the epoch count."""
+        checkpoint, unfinished = self.folder / "epoch.keras", self.folder / "training.npz.unfinished"
+        best = checkpoint.read_bytes() if checkpoint.exists() else self.best
+        ended = "early stopping" if self.trained.stop_training else ""
+        counters = [{name: value for name, value in vars(callback).items()  # no text: a path would lead back to where the folder was
+                     if isinstance(value, (bool, int, float)) and not name.startswith("_")} for callback in self.others]
+        record = {"description": self.description, "rows": rows, "counters": counters, "ended": ended}
+        values = {f"v{number}": keras.ops.convert_to_numpy(value) for number, value in enumerate(self.list_variables())}
+        with open(unfinished, "wb") as file:
+            np.savez(file, record=np.array(json.dumps(record)), best=np.frombuffer(best, np.uint8), **values)
+        unfinished.replace(self.folder / "training.npz")
+        self.rows, self.ended, self.best = rows, ended, best
+        checkpoint.unlink(missing_ok=True)
 
-def describe_training(model: keras.Model, fit: "ImageBatches", holdout: "ImageBatches", epochs: int, settings) -> dict:
-    """Return what decides the course of a training: one that was cut off goes on only where all of it is the same."""
-    irrelevant = ("PRESET", "DATA_DIR", "OUTPUT_DIR", "CACHE_DIR", "RESAMPLES", "EPOCHS", "BASELINE_EPOCHS")
-    return {"settings": {name: value for name, value in vars(settings).items() if name not in irrelevant}, "epochs": epochs,
-            "images": [fingerprint(fit), fingerprint(holdout)], "weights": [list(weight.shape) for weight in model.weights]}
-
-
-def make_callbacks(checkpoint: Path, patience: int) -> list[keras.callbacks.Callback]:
-    """Return the callbacks that steer a training by the validation loss and keep its best epoch in `checkpoint`."""
-    literal = str(checkpoint).replace("{", "{{").replace("}", "}}")  # Keras fills in what stands in {}
-    return [keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.3, patience=patience, min_lr=1e-6),
-            keras.callbacks.ModelCheckpoint(
-                literal, monitor="val_loss", save_best_only=True),
-            keras.callbacks.EarlyStopping("val_loss", patience=3 * patience),
-            keras.callbacks.TerminateOnNaN()]
-
-
-def train(model: keras.Model, fit: "ImageBatches", holdout: "ImageBatches", epochs: int, run_dir: Path, settings) -> TrainingState:
-    """Train a compiled model, or go on with a training that was cut off; return its state at the end, for `finish_run`."""
-    steering = make_callbacks(run_dir / "epoch.keras", settings.PATIENCE)
-    state = TrainingState(run_dir, describe_training(model, fit, holdout, epochs, settings), steering)
-    shuffle = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: fit.start_epoch(epoch))
-    with state.hold_folder():
-        try:
-            first = state.resume(model)  # builds the optimizer: if the metrics are objects, not names, the step is traced only once
-            if not state.ended:
-                model.fit(fit, validation_data=holdout, epochs=epochs, initial_epoch=first, shuffle=False, verbose=0,
-                          callbacks=[shuffle, *steering, state])
-        except KeyboardInterrupt:
-            if not state.rows or os.environ.get("CXR_HEADLESS"):
-                raise  # the same command goes on from here
-            state.ended = "stopped by hand"
-            print(f"Stopped by hand after {len(state.rows)} epochs; the best of them counts.")
-    return state
+    def put_in_place(self):
+        """Put best.keras, history.csv and run.json in place of those before, all or none; then forget the state."""
+        if not self.best:
+            self.forget()
+            raise RuntimeError("No epoch gave a finite loss on the held-out images: choose a smaller LEARNING_RATE.")
+        table = self.history
+        files = {"best.keras": self.best, "history.csv": table.to_csv(index=False).encode()}
+        digests = {name: take_digest(content) for name, content in files.items()}
+        record = {
+            "name": self.folder.name,
+            "trained": tell_time(),
+            **self.about,
+            "settings": vars(self.settings),
+            "epochs": len(table),
+            "ended": self.ended or "all epochs",
+            "seconds": table.seconds.iloc[-1],
+            "best_epoch": int(table.epoch[table.val_loss.idxmin()]),
+            "files": digests,
+        }
+        files |= {"run.json": as_json(record).encode(), "validation.csv": b""}  # the answers of the run before go
+        with hold_lock(self.folder.parent, f"changing files in {self.folder.parent}"), switch_files(self.folder) as new:
+            for name, content in files.items():
+                (new / name).write_bytes(content)
+        self.files = digests
+        self.forget()
+        if self.ended.startswith("the loss"):
+            print(f"In epoch {len(table)} {self.ended}. The best epoch before that is kept; choose a smaller LEARNING_RATE.")

@@ -164,7 +164,7 @@ from cxr.figures import (  # fold
 )
 
 # %%
-from cxr.runs import finish_run, identify_holdout, list_runs, publish_run, read_sound, validate_run  # fold
+from cxr.runs import identify_holdout, list_runs, publish_run, read_sound, validate_run  # fold
 
 # %%
 device_kind, device_name, capability = find_device()
@@ -630,10 +630,10 @@ tour.finish()
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 6 needs the tools and the settings: run section 0 first.")
-import cxr.train  # fold
+from cxr.train import TrainingRun  # fold
 
 # %%
-from cxr.train import make_callbacks, train  # show
+from cxr.train import make_callbacks  # show
 
 # %% [markdown]
 # ### Two trainings
@@ -653,32 +653,38 @@ from cxr.train import make_callbacks, train  # show
 # %%
 settings = tour.start("6 Train", globals())
 make_deterministic(settings.DETERMINISTIC)
-runs_dir, holdout_id = output_dir / "runs", identify_holdout(pool_files)
+runs_dir, about = output_dir / "runs", {"data": data_kind, "holdout": identify_holdout(pool_files)}
 precision = choose_precision(settings.MIXED_PRECISION, device_kind, capability)
 watched = vary(make_batches("holdout", pool_files, [x_train, x_val], settings.BATCH_SIZE, devices=device_count))
 print(f"{fit_rows.sum():,} {pictures} to learn from, {(~fit_rows).sum():,} to validate on, {len(watched.labels):,} with the changed ones.")
 if settings.BASELINE_EPOCHS:
     keras.utils.set_random_seed(settings.SEED)
     fit = make_batches("fit", pool_files, [x_train, x_val], settings.BATCH_SIZE, settings.SEED, device_count)
+    callbacks = make_callbacks(runs_dir / "baseline", settings.PATIENCE)
     with strategy.scope(), use_precision(precision):
         baseline = build_baseline(settings.IMAGE_SIZE)
         baseline.compile(keras.optimizers.Adam(settings.LEARNING_RATE), "binary_crossentropy",
                          weighted_metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
-        state = train(baseline, fit, watched, settings.BASELINE_EPOCHS, runs_dir / "baseline", settings)
-    finish_run(state, settings, data_kind, holdout_id)
+        with TrainingRun(runs_dir / "baseline", baseline, callbacks, settings.BASELINE_EPOCHS, fit, watched, settings, about) as run:
+            baseline.fit(fit, validation_data=watched, epochs=settings.BASELINE_EPOCHS, initial_epoch=run.first_epoch,
+                         callbacks=[*callbacks, run], shuffle=False, verbose=0)
 
 # %%
+run_dir = runs_dir / settings.RUN_NAME
 keras.utils.set_random_seed(settings.SEED)
 augmentation = make_augmentation(settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP) if settings.AUGMENT else None
 fit = make_batches("fit", pool_files, [x_train, x_val], settings.BATCH_SIZE, settings.SEED, device_count, settings.CLASS_WEIGHTS,
                    augmentation)
+callbacks = make_callbacks(run_dir, settings.PATIENCE)
 with strategy.scope(), use_precision(precision):
     model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)
-    model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY),
-                  "binary_crossentropy", weighted_metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
-    state = train(model, fit, watched, settings.EPOCHS, runs_dir / settings.RUN_NAME, settings)
-history_table = finish_run(state, settings, data_kind, holdout_id)
-tour.finish((runs_dir / settings.RUN_NAME / "run.json").read_text(encoding="utf-8"))
+    model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
+                  weighted_metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
+    with TrainingRun(run_dir, model, callbacks, settings.EPOCHS, fit, watched, settings, about) as run:
+        model.fit(fit, validation_data=watched, epochs=settings.EPOCHS, initial_epoch=run.first_epoch, callbacks=[*callbacks, run],
+                  shuffle=False, verbose=0)  # the batches shuffle themselves
+history_table = run.history
+tour.finish((run_dir / "run.json").read_text(encoding="utf-8"))
 best = history_table.loc[history_table.val_loss.idxmin()]
 title = f"Validation loss is lowest ({best.val_loss:.3f}) in epoch {best.epoch:.0f} of {len(history_table)} ({pictures})"
 finish_figure(plot_history(history_table), title, "learning_curves", output_dir, data_kind)
@@ -754,7 +760,7 @@ settings = tour.start("7 Evaluate", globals())
 run_dir = output_dir / "runs" / settings.RUN_NAME
 holdout = make_batches("holdout", pool_files, [x_train, x_val], batch_size=32)
 y_holdout, holdout_files = holdout.labels, pool_files[pool_files.part == "holdout"]
-model, record, changed = validate_run(run_dir, holdout, holdout_files, settings, globals().get("state"))  # of section 6, if it has run
+model, record, changed = validate_run(run_dir, holdout, holdout_files, settings, globals().get("run"))  # of section 6, if it has run
 rival = None
 if settings.BASELINE_EPOCHS and (run_dir.parent / "baseline" / "run.json").exists():
     rival = validate_run(run_dir.parent / "baseline", holdout, holdout_files, settings)[0]

@@ -1,56 +1,67 @@
-"""The picture of the README is made from phantoms and from nothing else."""
+"""The pictures of the README and of the first cell show phantoms and nothing else."""
 
 import json
 
 import banner
-import build
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
-def outputs(tiny, tmp_path):
-    """What a run on phantoms leaves, as far as the choice of pictures goes: all right but one alarm."""
-    paths = sorted(str(path.relative_to(tiny)) for path in (tiny / "test").glob("*/*"))
-    labels = [int("/PNEUMONIA/" in path) for path in paths]
-    said = [0.9 if label or place == 0 else 0.1 for place, label in enumerate(labels)]
-    rows = [f"test,{path},{label},{probability}" for path, label, probability in zip(paths, labels, said)]
-    (tmp_path / "predictions.csv").write_text("\n".join(["split,path,label,probability", *rows]), encoding="utf-8")
-    report = {"data": "phantom", "threshold": {"value": 0.5}}
+def outputs(tiny, tmp_path, monkeypatch):
+    """What a run on phantoms leaves, with one error, and a network that need not be."""
+    files = sorted((tiny / "test").glob("*/*"))
+    predictions = pd.DataFrame(
+        {
+            "split": "test",
+            "path": [str(file.relative_to(tiny)) for file in files],
+            "label": [int(file.parent.name == "PNEUMONIA") for file in files],
+        }
+    )
+    predictions["probability"] = 0.1 + 0.8 * predictions.label
+    predictions.loc[0, "probability"] = 0.9
+    predictions.to_csv(tmp_path / "predictions.csv", index=False)
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [2, 1], "val_loss": [3, 2]})
+    history.to_csv(tmp_path / "history.csv", index=False)
+    report = {
+        "data": "phantom",
+        "threshold": {"value": 0.5},
+        "settings": {"DATA_DIR": str(tiny), "IMAGE_SIZE": 32},
+    }
     (tmp_path / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
+    monkeypatch.setattr(banner, "DOCS", tmp_path)
+    monkeypatch.setattr(banner, "load_network", lambda path: None)
+    monkeypatch.setattr(banner, "grad_cam", lambda model, x, _: np.ones(x.shape[:3]))
     return tmp_path
 
 
-def try_banner(outputs):
-    banner.main([str(outputs), str(outputs / "chest_xray"), str(outputs / "banner.png")])
+def test_both_pictures_are_drawn(outputs):
+    banner.main([str(outputs)])
+    for name in ("banner.png", "first_screen.png"):
+        assert Image.open(outputs / name).mode == "P"
 
 
-def test_a_run_on_other_pictures_is_refused(outputs):
-    (outputs / "metrics.json").write_text('{"data": "chest-xray-pneumonia", "threshold": {"value": 0.5}}', encoding="utf-8")
+def test_one_right_prediction_of_each_finding_and_one_error_are_chosen(outputs):
+    predictions = pd.read_csv(outputs / "predictions.csv")
+    chosen = banner.choose_images(predictions, 0.5)
+    assert chosen.finding.is_unique and {"error", "normal"} < set(chosen.finding)
+    assert chosen.index[chosen.finding == "error"].tolist() == [0]
+
+
+@pytest.mark.parametrize("data", ["chest-xray-pneumonia", "other"])
+def test_a_run_on_other_images_is_refused(outputs, data):
+    path = outputs / "metrics.json"
+    path.write_text(path.read_text().replace("phantom", data), encoding="utf-8")
     with pytest.raises(SystemExit, match="is not a phantom"):
-        try_banner(outputs)
+        banner.main([str(outputs)])
     assert not (outputs / "banner.png").exists()
 
 
-def test_a_picture_without_the_mark_of_a_phantom_is_refused(outputs):
-    for path in (outputs / "chest_xray" / "test").glob("*/*"):
+def test_an_image_without_the_mark_of_a_phantom_is_refused(outputs, tiny):
+    for path in (tiny / "test").glob("*/*"):
         path.write_bytes(path.read_bytes().replace(b"PHANTOM", b"SOMEONE"))
     with pytest.raises(SystemExit, match="is not a phantom"):
-        try_banner(outputs)
-
-
-def test_the_small_picture_says_what_it_shows_and_fits_into_the_notebook():
-    pictures, heat = np.zeros((2, 8, 8, 1), np.uint8), np.ones((2, 8, 8))
-    figure = banner.draw_small(pictures, heat, {"NORMAL": 4, "bacterial": 9}, np.array([0.1, 0.93]))
-    assert [axis.get_title() for axis in figure.axes] == ["a film goes in", "out comes P(pneumonia) = 0.930"]
-    assert "PHANTOM" in figure.get_supxlabel() and [len(axis.images) for axis in figure.axes] == [1, 2]
-    assert (build.ROOT / "docs/first_screen.png").stat().st_size <= build.PICTURE_LIMIT
-
-
-def test_right_answers_of_each_finding_and_the_worst_mistake_are_chosen(outputs):
-    answers = banner.pd.read_csv(outputs / "predictions.csv")
-    chosen = banner.choose_pictures(answers, 0.5)
-    assert chosen["false alarm"] == 0 and set(chosen) >= {"NORMAL", "false alarm"}
-    for name, row in chosen.items():
-        if name != "false alarm":
-            assert (answers.probability[row] >= 0.5) == answers.label[row]
+        banner.main([str(outputs)])
+    assert not (outputs / "banner.png").exists()

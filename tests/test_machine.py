@@ -41,8 +41,7 @@ TRAIN = """if True:
     from cxr.machine import find_strategy, use_precision
     from cxr.measure import predict_probabilities
     from cxr.network import build_cnn
-    from cxr.runs import finish_run
-    from cxr.train import train
+    from cxr.train import TrainingRun, make_callbacks
     devices = [f"CPU:{number}" for number in range(count)] if count > 1 and keras.backend.backend() == "tensorflow" else None
     strategy, found = find_strategy(devices)
     assert found == count, (found, count)
@@ -53,13 +52,14 @@ TRAIN = """if True:
     holdout = ImageBatches([images], np.arange(64, 89), labels[64:89], 16, devices=count)  # 25: a last batch of 9, which is odd
     keras.utils.set_random_seed(0)
     folder = Path(sys.argv[2])
+    callbacks = make_callbacks(folder, 9)
     with strategy.scope(), use_precision(sys.argv[3]):
         model = build_cnn(32, 0.0)
-        model.compile(keras.optimizers.SGD(0.001), "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
-        state = train(model, fit, holdout, 3, folder, SimpleNamespace(PATIENCE=9))
-    finish_run(state, SimpleNamespace(), "test", "0")
+        model.compile(keras.optimizers.SGD(0.001), "binary_crossentropy", weighted_metrics=["accuracy", keras.metrics.AUC(name="auc")])
+        with TrainingRun(folder, model, callbacks, 3, fit, holdout, SimpleNamespace(), {}) as run:
+            model.fit(fit, validation_data=holdout, epochs=3, shuffle=False, verbose=0, callbacks=[*callbacks, run])
     read_back = predict_probabilities(keras.models.load_model(folder / "best.keras"), images).tolist()
-    print("\\n" + json.dumps([[row["loss"] for row in state.rows], [row["val_loss"] for row in state.rows], read_back]))"""
+    print("\\n" + json.dumps([run.history.loss.tolist(), run.history.val_loss.tolist(), read_back]))"""
 
 
 def run_child(code, *arguments, **environment):

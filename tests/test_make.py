@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import run
 from conftest import ROOT
 
 ODD = ["/x/archive (1)/chest [2]", "a b/c", "it's", 'say "so"', "a; b & c", "*", "肺炎"]
@@ -80,6 +81,16 @@ def test_a_setting_before_the_command_is_heeded_and_said(workshop, monkeypatch):
     told, called = call_make(workshop, "run", "DATA_DIR=/typed")
     assert called["given"] == {"EPOCHS": "3", "DATA_DIR": "/typed"}
     assert told == "From the environment: EPOCHS=3\n"
+
+
+def test_what_make_hands_over_is_read_as_settings(monkeypatch):
+    handed = {"EPOCHS": "3", "DATA_DIR": "/x/archive (1)", "RUN_NAME": "7"}
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    for name, value in {**handed, "CXR_GIVEN": " ".join(handed)}.items():
+        monkeypatch.setenv(name, value)
+    settings = run.read_settings()
+    assert settings.pop("OUTPUT_DIR") == str(ROOT / "outputs")
+    assert settings == {"EPOCHS": 3, "DATA_DIR": "/x/archive (1)", "RUN_NAME": "7"}
 
 
 def make_python(path, version, ensurepip=True):

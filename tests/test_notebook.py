@@ -127,7 +127,8 @@ def test_the_page_of_the_whole_notebook_has_all_figures_and_sections(kernel, tmp
 
 
 def test_the_copy_of_the_whole_notebook_shows_what_came_out_of_each_section(kernel):
-    copy = docs.make_copy(nbformat.read(kernel.executed, 4), "")
+    outputs = docs.collect_outputs(nbformat.read(kernel.executed, 4))
+    copy = docs.make_copy(nbformat.read(NOTEBOOK, 4), outputs)
     nbformat.validate(copy)
     assert count_figures(copy) == count_figures(nbformat.read(kernel.executed, 4))
     for number, cells in sections(copy).items():

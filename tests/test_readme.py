@@ -40,7 +40,7 @@ def test_every_link_within_the_repository_leads_somewhere(name):
 def test_its_make_commands_exist_and_their_settings_too(name):
     targets = re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE)
     commands = re.findall(r"\bmake ([a-z-]+)((?: [A-Z_]+=\S+)*)$", "\n".join(find_code(read(name))), re.MULTILINE)
-    assert {"run", "test", "badge"} <= {target for target, _ in commands}
+    assert {"run", "test"} <= {target for target, _ in commands}
     for target, settings in commands:
         assert target in targets
         if target == "run":

@@ -15,7 +15,6 @@ from cxr.batches import ImageBatches
 from cxr.measure import score
 from cxr.network import build_baseline
 from cxr.runs import (
-    finish_run,
     hold_files,
     identify_holdout,
     keep_answers,
@@ -29,7 +28,7 @@ from cxr.runs import (
 )
 from cxr.shift import answer_changed, list_shifts
 from cxr.storage import StorageError, as_json, settle_files, take_digest
-from cxr.train import TrainingState
+from cxr.train import TrainingRun
 
 SETTINGS = {"RUN_NAME": "", "EPOCHS": 3, "SEED": 0, "RESAMPLES": 100}
 LABELS = np.arange(40) % 2
@@ -64,20 +63,22 @@ def add(tmp_path):
 
 
 def finish(folder, size=32):
-    """End a training of the baseline in `folder`, as section 6 does; return (its network, its state)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model = build_baseline(size)
-    model.save(folder / "training.keras")
-    state = TrainingState(folder, {}, [])
-    state.rows = [{"epoch": 1, "val_loss": 0.7, "val_auc": 0.5, "seconds": 1},
-                  {"epoch": 2, "val_loss": 0.8, "val_auc": 0.6, "seconds": 2.5}]
-    state.best = take_digest((folder / "training.keras").read_bytes())
-    finish_run(state, SimpleNamespace(**SETTINGS), "phantom", identify_holdout(FILES))
-    return model, state
+    """A training of the baseline in `folder` that has ended, as section 6 leaves it; return (its network, its run)."""
+    model, batches = build_baseline(size), make_holdout(size)
+    model.compile("sgd")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    model.save(folder.parent / "saved.keras")
+    about = {"data": "phantom", "holdout": identify_holdout(FILES)}
+    with TrainingRun(folder, model, [], 2, batches, batches, SimpleNamespace(**SETTINGS), about) as run:
+        run.rows = [{"epoch": 1, "val_loss": 0.7, "val_auc": 0.5, "seconds": 1},
+                    {"epoch": 2, "val_loss": 0.8, "val_auc": 0.6, "seconds": 2.5}]
+        run.best = (folder.parent / "saved.keras").read_bytes()
+    (folder.parent / "saved.keras").unlink()
+    return model, run
 
 
-def make_holdout():
-    return ImageBatches([np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)], np.arange(4), FILES.label.to_numpy(), 4)
+def make_holdout(size=32):
+    return ImageBatches([np.random.default_rng(0).integers(0, 256, (4, size, size, 1), np.uint8)], np.arange(4), FILES.label.to_numpy(), 4)
 
 
 def test_a_finished_run_is_a_network_a_history_and_a_record(tmp_path):
@@ -98,14 +99,6 @@ def test_a_finished_run_is_a_network_a_history_and_a_record(tmp_path):
         with pytest.raises(FileNotFoundError, match=rf"no finished run in .*{name}: run section 6 first"):
             validate_run(tmp_path / "runs" / name, make_holdout(), FILES, SimpleNamespace(**SETTINGS))
         assert not (tmp_path / "runs" / name).exists()
-
-
-def test_a_training_without_a_best_epoch_is_no_run(tmp_path):
-    state = TrainingState(tmp_path, {}, [])
-    state.ended = "the loss became NaN"
-    with pytest.raises(RuntimeError, match="choose a smaller LEARNING_RATE"):
-        finish_run(state, SimpleNamespace(), "phantom", "0")
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_holdout_is_known_by_its_paths_in_any_order():
@@ -273,7 +266,8 @@ def test_what_section_7_evaluates_is_what_this_process_has_trained(tmp_path, mon
     validate_run(folder, holdout, FILES, settings)  # after a restart it may be any
     finish(tmp_path / "runs/second")
     validate_run(tmp_path / "runs/second", holdout, FILES, settings, own)  # not the run that was trained last
-    validate_run(folder, holdout, FILES, settings, TrainingState(folder, {}, []))  # its training came to no end: the run before is there
+    begun = TrainingRun(folder, None, [], 2, None, None, settings, {})
+    validate_run(folder, holdout, FILES, settings, begun)  # its training came to no end: the run before is there
     usual = answer_changed
     monkeypatch.setattr("cxr.runs.answer_changed", lambda *arguments: (finish(folder), usual(*arguments))[1])
     with pytest.raises(ValueError, match=r"Another process has trained the run 'first' anew"):

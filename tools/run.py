@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Run the notebook without a browser: `python tools/run.py [SETTING=VALUE ...]`; this is what `make run` calls.
+"""Run the notebook without a browser: `python tools/run.py [SETTING=VALUE ...]`.
 
-Leaves in OUTPUT_DIR the executed notebook, an HTML page of it, and the files that the notebook writes. `make run` names its settings in
-CXR_GIVEN and hands each over in the environment, where no shell can misread it.
+This is what `make run` calls. It leaves in OUTPUT_DIR the executed notebook, an HTML
+page of it, and the files that the notebook writes. `make run` lists its settings in
+CXR_GIVEN and passes each in the environment, so that no shell interprets a value.
 """
 
 import ast
+import contextlib
 import json
 import logging
 import os
@@ -15,19 +17,42 @@ import sys
 import time
 from pathlib import Path
 
-import build
-import nbclient
-import nbconvert
-import nbformat
-import papermill
-import traitlets.config
-from pygments.formatters import HtmlFormatter
+try:
+    import build
+    import nbclient
+    import nbconvert
+    import nbformat
+    import papermill
+    import psutil
+    import traitlets.config
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-sys.path.insert(0, str(build.ROOT))
-from cxr.settings import expand_home
-from cxr.storage import hold_lock, prepare_folder, refuse_storage
+    from cxr.settings import expand_home
+    from cxr.storage import hold_lock, prepare_folder, refuse_storage, write_whole
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"tools/run.py: {sys.executable} has no package {error.name}: type `make run`, "
+        "which installs everything into .venv and runs the notebook with it."
+    )
 
 NOTEBOOK = build.TEXT.with_suffix(".ipynb")
+
+# nbconvert's page without what it would fetch from the network: RequireJS, widgets,
+# MathJax and Mermaid, none of which the notebook needs.
+PAGE = """{%- extends 'index.html.j2' -%}
+{% block html_head_js %}{% endblock %}
+{% block jupyter_widgets %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% block html_head_css %}
+<style>
+main { max-width: 64rem; margin: auto; }
+.highlight pre, .jp-RenderedHTML { overflow-x: auto; }
+.jp-OutputArea-output pre { word-break: normal; }
+.celltag_hide-input.jp-mod-noOutputs { display: none; }
+</style>
+{% endblock %}
+"""
 
 
 def parse_value(text):
@@ -39,242 +64,247 @@ def parse_value(text):
 
 
 def parse_settings(arguments):
-    """Return {setting: value} of NAME=VALUE words; exit, naming it, where the notebook has no such setting or cannot keep its value."""
-    known, chosen = build.read_settings(), {}
+    """Return {setting: value} of NAME=VALUE words.
+
+    Exit, with the name, where the notebook has no such setting or cannot use its value.
+    """
+    known = build.read_settings()
+    known.pop("PRESETS")
+    chosen = {}
     for word in arguments:
         name, equals, value = word.partition("=")
-        if not equals or name not in known or name == "PRESETS":
-            sys.exit(f"make run: there is no setting {name}. The settings are {', '.join(n for n in known if n != 'PRESETS')}.")
+        if not equals or name not in known:
+            sys.exit(
+                f"make run: there is no setting {name}. "
+                f"The settings are {', '.join(known)}."
+            )
         chosen[name] = value if isinstance(known[name], str) else parse_value(value)
         try:
             value.encode()
             if name.endswith("_DIR"):
-                chosen[name] = "" if value in ("", "None") else str(Path(expand_home(value)).resolve())
+                is_empty = value in ("", "None")
+                folder = "" if is_empty else str(Path(expand_home(value)).resolve())
+                chosen[name] = folder
         except UnicodeEncodeError:
-            sys.exit(f"make run: {name} is {os.fsencode(value)}, which is not UTF-8: give that folder another name.")
+            sys.exit(
+                f"make run: {name} is {os.fsencode(value)}, which is not UTF-8: "
+                "give that folder another name."
+            )
         except ValueError as error:
             sys.exit(f"make run: {name} is {value!r}, but {error}.")
     return chosen
 
 
 def read_settings():
-    """Return the settings of the command line and of `make run`; OUTPUT_DIR always has a value."""
-    given = [f"{name}={os.environ.get(name, '')}" for name in os.environ.pop("CXR_GIVEN", "").split()]
-    chosen = parse_settings(sys.argv[1:] + given)
-    return chosen | {"OUTPUT_DIR": chosen.get("OUTPUT_DIR") or str(build.ROOT / "outputs")}
+    """Return the settings of the command line and of `make run`.
 
-
-def settle(line):
-    """Return a line as a terminal would show it after the last of its carriage returns."""
-    return line.rsplit("\r", 1)[-1]
+    OUTPUT_DIR always has a value.
+    """
+    names = os.environ.pop("CXR_GIVEN", "").split()
+    given = [f"{name}={os.environ.get(name, '')}" for name in names]
+    settings = parse_settings(sys.argv[1:] + given)
+    settings["OUTPUT_DIR"] = settings.get("OUTPUT_DIR") or str(build.ROOT / "outputs")
+    return settings
 
 
 class Log:
-    """What the notebook prints, on its way to a stream; where that is no terminal, a progress bar is a line at its end, or each minute."""
+    """Passes on what the notebook prints; papermill writes into it.
+
+    A terminal gets everything at once. Elsewhere only whole lines are written: the last
+    state of a progress bar, and every minute its state so far.
+    """
 
     def __init__(self, stream):
-        self.stream, self.rest, self.since = stream, "", time.monotonic()
+        self.stream = stream
+        self.pending = ""
+        self.written_at = time.monotonic()
 
     def write(self, text):
         if not self.stream.isatty():
-            *lines, self.rest = (self.rest + text).split("\n")
-            if self.rest and time.monotonic() > self.since + 60:
-                lines.append(self.rest)
-                self.rest = ""
-            text = "".join(f"{settle(line)}\n" for line in lines)
-        if text:
-            self.since = time.monotonic()
-            self.send(text)
-
-    def send(self, text):
+            *lines, self.pending = (self.pending + text).split("\n")
+            if self.pending and time.monotonic() > self.written_at + 60:
+                lines.append(self.pending)
+                self.pending = ""
+            text = "".join(line.rsplit("\r", 1)[-1] + "\n" for line in lines)
+        if not text:
+            return
+        self.written_at = time.monotonic()
         try:
             self.stream.write(text)
             self.stream.flush()
-        except OSError as error:  # nothing can be told there any more, not even when Python ends
+        except OSError as error:
+            # Python itself flushes the stream once more at its end, and would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-            sys.exit(f"make run: stopped, as what it prints goes nowhere ({error.strerror}).")
+            sys.exit(
+                "make run: stopped, as its output cannot be written "
+                f"({error.strerror})."
+            )
 
     def flush(self):
-        """Each piece is sent at once."""
+        """Do nothing: each piece is flushed when it is written."""
 
     def close(self):
-        """Send what no line end has followed."""
-        self.write("\n" if self.rest else "")
+        """Write what no line end has followed."""
+        if self.pending:
+            self.write("\n")
 
 
-def settle_progress(executed):
-    """Rewrite the notebook so that of each progress bar only its last state is left, as a terminal would show it."""
-    book = nbformat.read(executed, as_version=4)
-    for cell in book.cells:
-        outputs = []
-        for output in cell.get("outputs", []):
-            if outputs and output.output_type == outputs[-1].output_type == "stream" and output.name == outputs[-1].name:
-                outputs[-1].text += output.text
-            else:
-                outputs.append(output)
-        for output in outputs:
-            if output.output_type == "stream":
-                output.text = "\n".join(map(settle, output.text.split("\n")))
-        if "outputs" in cell:
-            cell.outputs = outputs
-    nbformat.write(book, executed)
+def execute(settings, unfinished):
+    """Run the notebook into the file `unfinished`.
+
+    Exit, in one sentence, where it does not reach its end.
+    """
+    os.environ["CXR_HEADLESS"] = "1"  # for the kernel, as is the next
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    # Papermill fills in what stands between braces.
+    paths = [
+        re.sub(r"[{}]", r"\g<0>\g<0>", str(path)) for path in (NOTEBOOK, unfinished)
+    ]
+    # What it logs about a dead kernel is said below.
+    logging.getLogger("papermill").addHandler(logging.NullHandler())
+    so_far = f"The notebook up to there is {unfinished}."
+    log = Log(sys.stdout)
+    try:
+        papermill.execute_notebook(
+            *paths,
+            settings,
+            cwd=str(build.ROOT),
+            kernel_name="python3",
+            progress_bar=sys.stderr.isatty() and {"desc": "Cells", "unit": "cell"},
+            stdout_file=log,
+            extra_arguments=["--log-level=50"],
+            shutdown_kernel="immediate",
+        )
+    except papermill.PapermillExecutionError as error:
+        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue))
+        sys.exit(f"\nmake run: stopped with {error.ename}: {reason}\n{so_far}")
+    except nbclient.exceptions.DeadKernelError:
+        sys.exit(
+            "\nmake run: the kernel died, as it does when the memory is used up: close "
+            "other programs, or choose a smaller IMAGE_SIZE or BATCH_SIZE. The same "
+            f"command goes on after the last finished epoch. {so_far}"
+        )
+    finally:
+        log.close()
 
 
-def list_sections(body):
-    """Return HTML that links the H2 headings of a page."""
-    headings = re.findall(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', body, re.DOTALL)
-    items = "\n".join(f'<li><a href="#{place}">{title.strip()}</a></li>' for place, title in headings)
-    return f"<nav><details open><summary>Contents</summary><ul>\n{items}\n</ul></details></nav>" if headings else ""
-
-
-def wrap_sentences(body):
-    """Let printed sentences wrap at the edge of a screen; printed tables, and what comes with them, keep their columns."""
-    def mark(found):
-        columns = re.search(r"\S {3,}\S|[│┃]", found[2])
-        return found[0] if columns else f'{found[1]}<pre class="sentences">{found[2]}</pre>'
-
-    return re.sub(r'(<div class="[^"]*\boutput_text\b[^"]*">\s*)<pre>(.*?)</pre>', mark, body, flags=re.DOTALL)
+def settle_progress(path):
+    """Rewrite an executed notebook with only the last state of each progress bar."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook, _ = CoalesceStreamsPreprocessor(enabled=True)(notebook, {})
+    nbformat.write(notebook, path)
 
 
 def export_html(executed, page):
-    """Write the executed notebook as an HTML page that needs nothing else, not even the network.
+    """Write an executed notebook as one HTML page that loads nothing from the network.
 
-    The code that is folded in the notebook is left out; pictures on other servers become their names. Its look is in page.css.
+    Folded code is left out; a picture on another server becomes its description.
     """
-    book = nbformat.read(executed, as_version=4)
-    for cell in book.cells:
-        drawn = re.search(r'finish_figure\(.*?f?"(\w+)[{"]', cell.source, re.DOTALL) if cell.cell_type == "code" else None
-        if drawn:
-            cell.metadata["alt"] = f"Figure {drawn[1].strip('_')}: its title and text are in the picture"
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"!\[([^]]*)\]\(https?:[^)]*\)", r"\1", cell.source)
     config = traitlets.config.Config()
     config.TagRemovePreprocessor.enabled = True
     config.TagRemovePreprocessor.remove_input_tags = {"hide-input"}
-    config.HTMLExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
-    exporter = nbconvert.HTMLExporter(config=config, template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
-    body, _ = exporter.from_notebook_node(book)
-    body = re.sub(r'<img\b(?=[^>]*\bsrc="https?:)(?:[^>]*\balt="([^"]*)")?[^>]*>', r"\1", body)
-    body = wrap_sentences(body)
-    title = re.search(r"<h1[^>]*>(.*?)<", body)
-    colours = "\n".join(f"@media (prefers-color-scheme: {scheme}) {{\n{HtmlFormatter(style=style).get_style_defs('.highlight')}\n}}"
-                        for scheme, style in (("light", "default"), ("dark", "github-dark")))
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    cells = [found.start() for found in re.finditer(r'<div[^>]*\bclass="cell ', body)]
-    first = cells[1] if len(cells) > 1 else 0  # the sections are listed below the introduction
-    page.write_text(f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title[1] if title else executed.stem}</title>
-<style>
-{colours}
-{style}
-</style>
-</head>
-<body>
-<main>
-{body[:first]}
-{list_sections(body)}
-{body[first:]}
-</main>
-</body>
-</html>
-""", encoding="utf-8")
+    exporter = nbconvert.HTMLExporter(
+        config=config,
+        template_name="lab",
+        raw_template=PAGE,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    resources = {"metadata": {"name": executed.stem}}
+    html, _ = exporter.from_notebook_node(notebook, resources)
+    write_whole(page, html)
 
 
 def describe_outcome(output_dir, seconds):
     """Return the closing words: what happened, on which data, and where to look."""
     report = json.loads((output_dir / "metrics.json").read_text(encoding="utf-8"))
-    data = {"phantom": "PHANTOM radiographs drawn by this project; the scores say nothing about patients",
-            "chest-xray-pneumonia": "the chest X-ray set", "other": "pictures other than the chest X-ray set"}[report["data"]]
+    data = {
+        "phantom": "PHANTOM radiographs drawn by this project; "
+        "the scores say nothing about patients",
+        "chest-xray-pneumonia": "the chest X-ray set",
+        "other": "pictures other than the chest X-ray set",
+    }[report["data"]]
     if report["data"] == "chest-xray-pneumonia" and not report["official_split"]:
         data += ", not in its official split"
-
-    def show(score):
-        value = report["test"][score]
-        return "not measurable" if value["value"] is None else f"{value['value']:.3f} [{value['low']:.3f}–{value['high']:.3f}]"
-
-    counts = report["counts"]
-    return (f"\nThe notebook ran from the first cell to the last in {seconds / 60:.1f} minutes, on {report['device']}.\n"
-            f"Data: {data} ({sum(counts['train'].values()) + sum(counts['val'].values()):,} images to learn from and validate on, "
-            f"{sum(counts['test'].values()):,} for test).\n"
-            f"Test, with 95 % intervals: accuracy {show('accuracy')}, AUC {show('auc')}, sensitivity {show('sensitivity')}, "
-            f"specificity {show('specificity')}.\n"
-            f"Read {output_dir / (NOTEBOOK.stem + '.html')} in a browser; the numbers are in "
-            f"{output_dir / 'metrics.json'}, the figures in {output_dir / 'figures'}.")
-
-
-def execute(settings, unfinished):
-    """Run the notebook into the file `unfinished`; exit, in one sentence, where it does not reach its end."""
-    os.environ |= {"CXR_HEADLESS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # for the kernel
-    so_far = f"The notebook up to there is {unfinished}."
-    log = Log(sys.stdout)
-    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (NOTEBOOK, unfinished)]  # else papermill fills in what is in {}
-    logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it says of a dead kernel is said below
-    try:
-        papermill.execute_notebook(*paths, settings, cwd=str(build.ROOT), kernel_name="python3",
-                                   progress_bar=sys.stderr.isatty() and {"desc": "Cells", "unit": "cell"}, stdout_file=log,
-                                   extra_arguments=["--log-level=50"], shutdown_kernel="immediate")
-    except papermill.PapermillExecutionError as error:
-        reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue))
-        sys.exit(f"\nmake run: stopped with {error.ename}: {reason}\n{so_far}")
-    except nbclient.exceptions.DeadKernelError:
-        sys.exit("\nmake run: the kernel died, as it does when the memory is used up: close other programs, or choose a smaller IMAGE_SIZE "
-                 f"or BATCH_SIZE. The same command goes on after the last finished epoch. {so_far}")
-    finally:
-        log.close()
+    counts = {part: sum(count.values()) for part, count in report["counts"].items()}
+    scores = []
+    for name in ("accuracy", "AUC", "sensitivity", "specificity"):
+        score = report["test"][name.lower()]
+        value = "not measurable"
+        if score["value"] is not None:
+            value = f"{score['value']:.3f} [{score['low']:.3f}–{score['high']:.3f}]"
+        scores.append(f"{name} {value}")
+    return f"""
+The notebook ran from the first cell to the last in {seconds / 60:.1f} minutes, \
+on {report["device"]}.
+Data: {data} ({counts["train"] + counts["val"]:,} images to learn from and validate \
+on, {counts["test"]:,} for test).
+Test, with 95 % intervals: {", ".join(scores)}.
+Read {output_dir / NOTEBOOK.stem}.html in a browser; the numbers are in \
+{output_dir / "metrics.json"}, the figures in {output_dir / "figures"}."""
 
 
 def run(settings):
-    """Run the notebook and make its page, one process at a time in OUTPUT_DIR; say what came out."""
+    """Run the notebook and make its page, one process at a time in OUTPUT_DIR."""
     output_dir = Path(settings["OUTPUT_DIR"])
     executed = output_dir / NOTEBOOK.name
-    unfinished = executed.with_name(f"{executed.stem}.unfinished.ipynb")
+    unfinished = executed.with_suffix(".unfinished.ipynb")
+    figures = output_dir / "figures"
     prepare_folder(output_dir, "OUTPUT_DIR")
-    (output_dir / "figures").mkdir(exist_ok=True)
-    # Not the lock of OUTPUT_DIR itself: the notebook waits for that where it is its CACHE_DIR too.
-    with hold_lock(output_dir / "figures", f"running the notebook into {output_dir} (name another OUTPUT_DIR to run both at once)"):
-        since = time.monotonic()
+    figures.mkdir(exist_ok=True)
+    task = (
+        f"running the notebook into {output_dir} "
+        "(name another OUTPUT_DIR to run both at once)"
+    )
+    # The notebook locks OUTPUT_DIR itself where that is its CACHE_DIR, too.
+    with hold_lock(figures, task):
+        started_at = time.monotonic()
         execute(settings, unfinished)
         settle_progress(unfinished)
         unfinished.replace(executed)
         export_html(executed, executed.with_suffix(".html"))
-        print(describe_outcome(output_dir, time.monotonic() - since))
+        print(describe_outcome(output_dir, time.monotonic() - started_at))
 
 
-def is_interrupted():
-    """Return whether a KeyboardInterrupt is on its way up, so that somebody is cleaning up after it."""
-    error = sys.exc_info()[1]
-    while error and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
+def end_interrupted(number, frame):
+    """End the kernel and this process: what a signal does.
+
+    An exception could be swallowed on its way up, by a destructor or by a library that
+    catches everything. Every file of a run is whole at any moment, or is not yet under
+    its own name.
+    """
+    kernel = psutil.Process().children(recursive=True)
+    for process in kernel:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(kernel, timeout=5)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        os.write(
+            sys.stderr.fileno(),
+            b"\nmake run: interrupted. The same command goes on where this one stopped,"
+            b" after the last finished epoch of a training.\n",
+        )
+    os._exit(128 + number)
 
 
 def main():
-    heeded = [one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]  # nohup, &
-
-    def interrupt(number, frame):
-        for one in heeded:
-            signal.signal(one, signal.SIG_IGN)  # the kernel is ended undisturbed
-        signal.signal(signal.SIGALRM, lambda *_: None if is_interrupted() else interrupt(number, frame))
-        signal.alarm(2)  # what is raised within a destructor, or where a library catches everything, is lost: then once more
-        raise KeyboardInterrupt(number)
-
-    for one in heeded:
-        signal.signal(one, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and & leave it
+            signal.signal(number, end_interrupted)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal may lack a character
     settings = read_settings()
     try:
         run(settings)
     except OSError as error:
-        folder = Path(error.filename).parent if isinstance(error.filename, str) else settings["OUTPUT_DIR"]
+        folder = settings["OUTPUT_DIR"]
+        if isinstance(error.filename, str):
+            folder = Path(error.filename).parent
         sys.exit(f"\nmake run: {refuse_storage(folder, error)}.")
-    except KeyboardInterrupt as error:
-        signal.alarm(0)
-        print("\nmake run: interrupted. The same command goes on where this one stopped, after the last finished epoch of a training.",
-              file=sys.stderr)
-        sys.exit(128 + error.args[0])
 
 
 if __name__ == "__main__":
