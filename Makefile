@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install run test notebook docs test-long test-colab test-browser coverage \
-	find-colab find-browser benchmark banner badge lint lock clean
+	find-colab find-browser benchmark banner lint lock clean
 
 help:
 	@echo "make run    install, get the data, run the notebook; results in outputs/"
@@ -20,7 +20,6 @@ help:
 	@echo "make benchmark  time the reading of images; FOLDER=path/to/pictures"
 	@echo "make docs    run the notebook on phantoms, and write the copy to read, docs/tutorial.ipynb (some minutes)"
 	@echo "make banner  draw the pictures of the README and of the first cell from a run on phantoms"
-	@echo "make badge  write this repository's address into the Colab badges; REPO=owner/name"
 	@echo "make lint   check style and types"
 	@echo "make lock   write requirements.lock anew, with the newest versions (and requirements-colab.lock)"
 	@echo "make clean  remove the virtual environment and outputs/, not the data"
@@ -121,10 +120,6 @@ banner: data/phantoms/chest_xray
 	@$(VENV)/bin/python tools/run.py DATA_DIR=data/phantoms/chest_xray OUTPUT_DIR=outputs/banner PRESET=quick
 	@$(VENV)/bin/python tools/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
 	@$(VENV)/bin/python tools/banner.py --small outputs/banner data/phantoms/chest_xray docs/first_screen.png
-	@$(VENV)/bin/python tools/build.py
-
-badge: install
-	@$(VENV)/bin/python tools/badge.py "$$REPO"
 	@$(VENV)/bin/python tools/build.py
 
 lint: install
