@@ -22,8 +22,6 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 WAYS = {
     "ancestor": "skimage.transform.resize to float64, as the notebook of 2021 did",
     "opencv": "a plain loop of cv2.imread (grey) and cv2.resize",

@@ -19,14 +19,11 @@ import argparse
 import json
 import math
 import os
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-import sweep  # noqa: E402
+import sweep
 
 # As in section 0 of the notebook:
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
@@ -289,7 +286,7 @@ def main():
     add("--data", type=Path, required=True, help="the chest_xray folder")
     add("--minutes", type=float, help="the longest training (default: as long as ours)")
     add("--seed", type=int, default=0)
-    add("--work", type=Path, default=ROOT / "outputs/peers", help="where runs are kept")
+    add("--work", type=Path, default=sweep.ROOT / "outputs/peers", help="where runs are kept")
     add("--save", type=Path, metavar="FILE.md", help="write the table there, too")
     add("--peers", nargs="*", choices=list(NETWORKS), default=list(NETWORKS))
     add("--left-out", action="store_true", help="see above")

@@ -40,7 +40,6 @@ import nbformat
 import papermill
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 NOTEBOOK = ROOT / "notebooks/chest_xray_pneumonia.ipynb"
 PROTOCOL = {

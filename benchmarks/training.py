@@ -16,7 +16,6 @@ The images are random bytes, mapped from a file, as those of the cache are.
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,8 +24,6 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # As in section 0 of the notebook: TensorFlow keeps its memory for the next step.
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")

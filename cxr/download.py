@@ -17,7 +17,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cxr.release import ChestXray, count_images, is_whole
-from cxr.storage import StorageError, hold_lock, name_folder, prepare_folder, refuse_storage, require_room
+from cxr.storage import (
+    StorageError,
+    hold_lock,
+    name_folder,
+    prepare_folder,
+    refuse_storage,
+    require_room,
+)
 
 
 class DownloadError(Exception):

@@ -19,7 +19,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from cxr.dataset import decode_odd, explain, hear_decoder, measure_jpeg, read_file
-from cxr.storage import StorageError, hold_lock, name_folder, prepare_folder, require_room
+from cxr.storage import (
+    StorageError,
+    hold_lock,
+    name_folder,
+    prepare_folder,
+    require_room,
+)
 
 
 def decode(data: bytes, size: int) -> tuple[np.ndarray, int, tuple[int, int]]:

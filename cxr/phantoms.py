@@ -73,12 +73,12 @@ def draw_phantom(finding: str, patient_seed, image_seed) -> tuple[np.ndarray, np
     patient, generator = np.random.default_rng(patient_seed), np.random.default_rng(image_seed)
     width = int(np.clip(generator.lognormal(np.log(1250), 0.28), 384, 2916))
     height = int(np.clip(width / np.clip(generator.normal(1.4, 0.2), 1, 2.4), 127, 2713))
-    scale = min(1, 360 / height)  # drawn small and enlarged: what matters survives, and it is ten times faster
+    scale = min(1, 300 / height)  # drawn small and enlarged: what matters survives, and it is ten times faster
     small = max(int(height * scale), 64), max(int(width * scale), 64)
     image, lungs = draw_chest(patient, generator, *small)
     disease = draw_disease(finding, lungs, generator)
-    texture = cv2.GaussianBlur(generator.normal(size=small).astype(np.float32), (0, 0), 2) * 0.11
-    image = image + disease + lungs * texture + 0.012 * generator.normal(size=small).astype(np.float32)
+    coarse, fine = generator.standard_normal((2, *small), np.float32)
+    image = image + disease + lungs * 0.11 * cv2.GaussianBlur(coarse, (0, 0), 2) + 0.012 * fine
     image = np.clip(image, 0, 1) ** generator.uniform(0.7, 1.3)
     image = np.clip(image * generator.uniform(0.75, 1.3) + generator.normal(0, 0.06), 0, 1) * 255
     image = cv2.resize(image.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -111,7 +111,7 @@ def plan_phantoms(train: int, val: int, test: int, seed: int) -> list[tuple]:
     return plan
 
 
-def write_phantoms(folder, train: int = 1000, val: int = 16, test: int = 200, seed: int = 0, masks=None):
+def write_phantoms(folder, train: int = 600, val: int = 16, test: int = 200, seed: int = 0, masks=None):
     """Draw phantom radiographs into folder/{train,val,test}/{NORMAL,PNEUMONIA}; the same seed gives the same bytes.
 
     `folder` must not exist yet: it appears, whole, when the last picture is drawn. `masks`, another new folder, receives
@@ -153,7 +153,7 @@ def main():
         "burnt in and in a comment inside the file. The same numbers give the same bytes."))
     parser.add_argument("folder", nargs="?", type=Path, default=Path("data/phantoms/chest_xray"),
                         help="new folder for the pictures (default: %(default)s)")
-    for name, count in (("train", 1000), ("val", 16), ("test", 200)):
+    for name, count in (("train", 600), ("val", 16), ("test", 200)):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"images in {name} (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other patients (default: %(default)s)")
     parser.add_argument("--masks", type=Path, help="new folder for masks: PNG files, 255 where disease was drawn")

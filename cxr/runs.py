@@ -10,10 +10,24 @@ import numpy as np
 import pandas as pd
 
 from cxr.batches import ImageBatches
-from cxr.measure import calibrate, calibration_error, choose_calibration, choose_threshold, predict_probabilities, score
+from cxr.measure import (
+    calibrate,
+    calibration_error,
+    choose_calibration,
+    choose_threshold,
+    predict_probabilities,
+    score,
+)
 from cxr.network import load_network
 from cxr.shift import answer_changed, join_changes
-from cxr.storage import as_json, hold_lock, settle_files, switch_files, take_digest, tell_time
+from cxr.storage import (
+    as_json,
+    hold_lock,
+    settle_files,
+    switch_files,
+    take_digest,
+    tell_time,
+)
 
 
 def identify_holdout(pool_files: pd.DataFrame) -> str:

@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 
 from cxr.batches import ImageBatches, fingerprint
-from cxr.storage import as_json, hold_lock, name_folder, refuse_storage, settle_files, switch_files, take_digest, tell_time
+from cxr.storage import (
+    as_json,
+    hold_lock,
+    name_folder,
+    refuse_storage,
+    settle_files,
+    switch_files,
+    take_digest,
+    tell_time,
+)
 
 
 def make_callbacks(run_dir: Path, patience: int) -> list[keras.callbacks.Callback]:

@@ -16,8 +16,6 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup the end of a terminal
 collect_ignore = [] if importlib.util.find_spec("selenium") else ["test_browser.py"]  # make test-browser installs it
 matplotlib.use("agg")  # here only: a kernel must show its figures inline
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "benchmarks")]
-os.environ["PYTHONPATH"] = str(ROOT)  # for the processes that tests start; the lone notebook does without
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as in section 0 of the notebook
 os.environ["PYTHON"] = sys.executable  # for download_data.sh, which would take that of .venv
@@ -32,10 +30,18 @@ from cxr.phantoms import write_phantoms  # noqa: E402
 from cxr.storage import hold_lock  # noqa: E402
 
 
+def pytest_configure(config):
+    """The programs that tests start find the scripts that the tests find."""
+    places = [*map(str, config.getini("pythonpath")), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+
+
 @pytest.fixture(autouse=True)
 def same_world():
     """No test leaves anything for the next one: in the environment, an open figure, another style, another working folder."""
     environment, style, folder = dict(os.environ), dict(matplotlib.rcParams), Path.cwd()
+    if keras := sys.modules.get("keras"):
+        keras.utils.set_random_seed(0)  # so the weights of a new layer are the same in each run
     yield
     os.environ.clear()
     os.environ.update(environment)
@@ -51,8 +57,20 @@ def same_world():
 
 def command_to_run(notebook):
     """Return the command that does with this notebook what `make run` does with the project's; settings follow it."""
-    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r})\nimport run\n"
-            f"run.NOTEBOOK = run.Path({str(notebook)!r})\nrun.main()"]
+    code = f"import run; run.NOTEBOOK = run.Path({str(notebook)!r}); run.main()"
+    return [sys.executable, "-c", code]
+
+
+def hide_project(folder):
+    """Return the environment of a user who has the notebook and nothing else of this project.
+
+    The kernel refuses to import the package, which is installed beside the libraries.
+    `folder` receives the kernel's configuration.
+    """
+    startup = folder / "profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "hide.py").write_text("import sys\nsys.modules['cxr'] = None\n")
+    return {**os.environ, "PYTHONPATH": "", "IPYTHONDIR": str(folder)}
 
 
 def draw_once(factory, name, *numbers, seed):

@@ -7,7 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr.augmentation import make_augmentation, random_affine, random_blur_noise, random_intensity
+from cxr.augmentation import (
+    make_augmentation,
+    random_affine,
+    random_blur_noise,
+    random_intensity,
+)
 from cxr.batches import ImageBatches
 
 

@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.batches import ImageBatches, change_batches, fingerprint, gather_images, make_batches
+from cxr.batches import (
+    ImageBatches,
+    change_batches,
+    fingerprint,
+    gather_images,
+    make_batches,
+)
 
 
 def levels(first, count):

@@ -5,14 +5,13 @@ Screenshots of every section and figure, in the light and the dark theme, are le
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, hide_project
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
@@ -157,11 +156,11 @@ def serve(folder):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(values))
     places = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_CONFIG_DIR": "config",
-              "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+              "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=lab"]
     with (PICTURES / "jupyterlab.log").open("w") as log, subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            env={**os.environ, **{name: str(private / place) for name, place in places.items()}}) as server:
+            env=hide_project(private / "ipython") | {name: str(private / place) for name, place in places.items()}) as server:
         try:
             yield server, private / "runtime"
         finally:

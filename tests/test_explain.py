@@ -9,7 +9,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from cxr.dataset import list_images
-from cxr.explain import check_grad_cam, cover, describe_checks, find_gradient, grad_cam, plot_grad_cam
+from cxr.explain import (
+    check_grad_cam,
+    cover,
+    describe_checks,
+    find_gradient,
+    grad_cam,
+    plot_grad_cam,
+)
 from cxr.images import load_split
 from cxr.machine import use_precision
 from cxr.measure import predict_probabilities

@@ -2,13 +2,12 @@
 
 import importlib.util
 import json
-import os
 import shutil
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, hide_project
 from test_notebook import SMALLEST, Kernel, prepare
 
 from cxr.machine import use_precision
@@ -20,20 +19,17 @@ BUILDERS = [build_baseline, build_cnn]
 
 def start_on_gpus(count, data, folder):
     """The notebook in a kernel whose TensorFlow reports so many GPUs; return (kernel, its environment)."""
+    environment = hide_project(folder / "ipython") | {
+        "STAND_IN_GPUS": str(count),
+        "COMPILED_STEPS": str(folder / "compiled.txt"),
+    }
     startup = folder / "ipython/profile_default/startup"
-    startup.mkdir(parents=True)
     shutil.copy(ROOT / "tests/stand_in_gpu.py", startup / "00-stand-in-gpu.py")
     settings = SMALLEST | {
         "DATA_DIR": str(data),
         "OUTPUT_DIR": str(folder / "out"),
         "EPOCHS": 1,
         "BATCH_SIZE": 8,
-    }
-    environment = os.environ | {
-        "IPYTHONDIR": str(folder / "ipython"),
-        "PYTHONPATH": "",
-        "STAND_IN_GPUS": str(count),
-        "COMPILED_STEPS": str(folder / "compiled.txt"),
     }
     return Kernel(prepare(settings), folder), environment
 

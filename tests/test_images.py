@@ -24,7 +24,15 @@ from PIL import Image, ImageOps
 
 from cxr import images
 from cxr.dataset import explain, hear_decoder, list_images
-from cxr.images import describe_arrays, find_film, keep_good, load_split, read_alone, read_image, stamp_files
+from cxr.images import (
+    describe_arrays,
+    find_film,
+    keep_good,
+    load_split,
+    read_alone,
+    read_image,
+    stamp_files,
+)
 
 
 def halves(mode, dark, bright, size=(64, 48)):

@@ -6,7 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.dataset import describe_data, identify_data, identify_release, is_official, list_images, mark_kaggle_only
+from cxr.dataset import (
+    describe_data,
+    identify_data,
+    identify_release,
+    is_official,
+    list_images,
+    mark_kaggle_only,
+)
 from cxr.release import ChestXray, count_images
 from cxr.split import link_patients, split_by_patient
 

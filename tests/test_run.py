@@ -9,7 +9,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -78,81 +77,6 @@ def test_without_its_environment_the_script_says_what_to_type():
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "has no package" in done.stderr and "type `make run`" in done.stderr
-
-
-# The Makefile passes on what was typed.
-
-TYPED = ["/x/archive (1)/chest_xray", "it's [mine] & yours", "Lungenentzündung 肺炎"]
-
-
-@pytest.fixture
-def workshop(tmp_path):
-    """A folder with the Makefile, and a Python that only notes how it was called."""
-    folder = tmp_path / "a (1) b's"
-    for name in (".venv/bin", "tools", "benchmarks", "data"):
-        (folder / name).mkdir(parents=True)
-    shutil.copy(ROOT / "Makefile", folder)
-    (folder / "requirements.lock").touch()
-    (folder / ".venv/installed").touch()
-    program = f"""
-import json, sys
-sys.path[:0] = {[str(ROOT / "tools"), str(ROOT)]!r}
-called = sys.argv[1:]
-if called[0] == "tools/run.py":
-    import run
-    sys.argv.pop(1)
-    called = run.read_settings()
-json.dump(called, open({str(tmp_path / "called.json")!r}, "w"))
-"""
-    write_program(folder / ".venv/bin/python", program)
-    return folder
-
-
-def write_program(path, source):
-    path.with_suffix(".source").write_text(source, encoding="utf-8")
-    script = f"""#!/bin/sh\nexec '{sys.executable}' "$0.source" "$@"\n"""
-    path.write_text(script, encoding="utf-8")
-    path.chmod(0o755)
-
-
-def call_make(folder, *words):
-    """Run make in a folder; return what the last program was called with."""
-    subprocess.run(["make", "--silent", *words], cwd=folder, check=True)
-    return json.loads((folder.parent / "called.json").read_text())
-
-
-def test_make_passes_settings_and_folders_on_as_they_were_typed(workshop):
-    data, name, cache = TYPED
-    words = [f"DATA_DIR={data}", f"RUN_NAME={name}", f"CACHE_DIR={cache}", "EPOCHS=3"]
-    assert call_make(workshop, "run", "PYTHON=not used", *words) == {
-        "DATA_DIR": data,
-        "RUN_NAME": name,
-        "CACHE_DIR": str(workshop / cache),
-        "EPOCHS": 3,
-        "OUTPUT_DIR": str(ROOT / "outputs"),
-    }
-    assert call_make(workshop, "benchmark", f"FOLDER={data}")[-1] == data
-    assert call_make(workshop, "benchmark")[-1] == "data/chest_xray/test"
-
-
-def test_make_installs_with_the_python_that_is_named(workshop):
-    shutil.rmtree(workshop / ".venv")
-    program = """import os, shutil, sys
-print(sys.argv[1:])
-if sys.argv[1:] == ["-m", "venv", ".venv"]:
-    os.makedirs(".venv/bin")
-    shutil.copy(sys.argv[0], ".venv/bin/python.source")
-    shutil.copy(sys.argv[0].removesuffix(".source"), ".venv/bin/python")"""
-    write_program(workshop / "my python (3)", program)
-    done = subprocess.run(
-        ["make", "--silent", "install", f"PYTHON={workshop / 'my python (3)'}"],
-        cwd=workshop,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    assert "['-m', 'venv', '.venv']" in done.stdout
-    assert (workshop / ".venv/installed").exists()
 
 
 # The page and the closing words

@@ -7,7 +7,16 @@ import pytest
 
 from cxr.batches import ImageBatches, change_batches
 from cxr.measure import measure
-from cxr.shift import answer_changed, follow_shape, hide_border, join_changes, keep_border, list_shifts, measure_shifts, vary
+from cxr.shift import (
+    answer_changed,
+    follow_shape,
+    hide_border,
+    join_changes,
+    keep_border,
+    list_shifts,
+    measure_shifts,
+    vary,
+)
 
 
 def test_changed_pictures_are_what_their_names_say():

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import cuts
@@ -330,18 +329,16 @@ def test_a_folder_is_locked_while_a_training_has_not_been_put_in_place_and_not_l
 
 WAITING = """if True:
     import pathlib, sys
-    sys.path[:0] = sys.argv[1:3]
     import test_train
-    test_train.train_mini(pathlib.Path(sys.argv[3]))"""
+    test_train.train_mini(pathlib.Path(sys.argv[1]))"""
 
 
 def test_a_second_process_says_that_it_waits_and_then_trains_its_own_run(tmp_path, capsys):
     folder, second = tmp_path / "runs/mini", []
-    here = Path(__file__).parent
 
     def start(path):
         if path and path.name == "best.keras" and not second:  # the first process is about to end its training
-            second.append(subprocess.Popen([sys.executable, "-c", WAITING, here, here.parent, folder], stdout=subprocess.PIPE, text=True))
+            second.append(subprocess.Popen([sys.executable, "-c", WAITING, folder], stdout=subprocess.PIPE, text=True))
             assert second[0].stdout.readline() == f"Another process is training in {folder}: waiting until it has finished.\n"
 
     with cuts.watch(folder, start):
@@ -466,9 +463,8 @@ def test_a_loss_that_becomes_nan_stops_the_training_with_advice(tmp_path, capsys
 
 KILLED = """if True:
     import os, pathlib, signal, sys
-    sys.path.insert(0, sys.argv[1])
     import numpy, test_train
-    folder, lost_at, broken_write = pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    folder, lost_at, broken_write = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     die = lambda: os.kill(os.getpid(), signal.SIGKILL)
     usual, count = numpy.savez, [0]
 
@@ -489,7 +485,7 @@ def test_a_process_killed_four_times_ends_where_an_undisturbed_one_does(undistur
     """In mid-epoch, twice; while it writes its state; and in the first epoch after that; then it may finish."""
     (_, table), folder = undisturbed
     for lost_at, broken_write in ((15, 0), (10, 0), (0, 2), (2, 0), (0, 0)):
-        done = subprocess.run([sys.executable, "-c", KILLED, Path(__file__).parent, tmp_path, str(lost_at), str(broken_write)],
+        done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(lost_at), str(broken_write)],
                               capture_output=True, text=True, check=False)
         assert done.returncode == (-signal.SIGKILL if lost_at or broken_write else 0), done.stderr[-2000:]
     pd.testing.assert_frame_equal(table, pd.read_csv(tmp_path / "history.csv").drop(columns="seconds"), rtol=1e-5)

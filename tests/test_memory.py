@@ -1,0 +1,33 @@
+"""Images may be more than the memory holds: what works on them takes little of it."""
+
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr.batches import change_batches, fingerprint, make_batches
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """2,000 images of 256 × 256 pixels, 131 MB, mapped from a file as load_split does it."""
+    shape = (2000, 256, 256, 1)
+    return np.memmap(tmp_path / "images.bin", np.uint8, "w+", shape=shape)
+
+
+def test_what_is_asked_of_mapped_images_takes_the_memory_of_a_few_batches(mapped):
+    files = pd.DataFrame({"part": "fit", "label": np.arange(len(mapped)) % 2})
+    batches = make_batches("fit", files, [mapped[:1500], mapped[1500:]], 32, seed=0)
+    one = batches[0][0].nbytes
+    assert one == 32 * 256 * 256
+    tracemalloc.start()
+    try:
+        for number in range(3):
+            assert len(batches[number]) == 3
+        assert len(change_batches(batches, np.fliplr)[0]) == 3
+        fingerprint(batches)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < mapped.nbytes / 2
