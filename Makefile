@@ -81,7 +81,8 @@ coverage: install
 	@$(VENV)/bin/python -m pytest --cov --cov-report=term-missing
 
 test-long: install
-	@$(VENV)/bin/python -m pip install --quiet "jax>=0.5"  # Keras's other backend
+	@# Keras's other backend, and what the export of a network to ONNX needs
+	@$(VENV)/bin/python -m pip install --quiet "jax>=0.5" tf2onnx onnx onnxruntime
 	@$(VENV)/bin/python -m pytest -m long $(SIDE_BY_SIDE)
 
 # What other versions can break, in an environment of its own. What is called python3.13
@@ -97,9 +98,10 @@ $(COLAB)/installed: requirements-colab.lock | find-colab
 	@$(call install_lock,$(COLAB),requirements-colab.lock)
 	@touch $@
 
-test-colab: $(COLAB)/installed
+# Networks are exchanged with the environment of requirements.lock, OTHER_PYTHON.
+test-colab: install $(COLAB)/installed
 	@$(call install_package,$(COLAB))
-	@$(COLAB)/bin/python -m pytest -m "not long and not browser" $(patsubst %,tests/test_%.py,lone images dicom network)
+	@OTHER_PYTHON=$(VENV)/bin/python $(COLAB)/bin/python -m pytest -m "not long and not browser" $(patsubst %,tests/test_%.py,lone images dicom network)
 
 find-browser:
 	@for program in chromium chromedriver; do command -v $$program >/dev/null || { \
@@ -118,8 +120,7 @@ data/phantoms/chest_xray: | install
 
 banner: data/phantoms/chest_xray
 	@$(VENV)/bin/python tools/run.py DATA_DIR=data/phantoms/chest_xray OUTPUT_DIR=outputs/banner PRESET=quick
-	@$(VENV)/bin/python tools/banner.py outputs/banner data/phantoms/chest_xray docs/banner.png
-	@$(VENV)/bin/python tools/banner.py --small outputs/banner data/phantoms/chest_xray docs/first_screen.png
+	@$(VENV)/bin/python tools/banner.py outputs/banner
 	@$(VENV)/bin/python tools/build.py
 
 lint: install
