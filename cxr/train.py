@@ -34,7 +34,7 @@ def make_callbacks(run_dir: Path, patience: int) -> list[keras.callbacks.Callbac
     ]
 
 
-def describe_training(model: keras.Model, train_batches: ImageBatches, val_batches: ImageBatches, epochs: int, settings) -> dict:
+def describe_training(model: keras.Model, train_batches: "ImageBatches", val_batches: "ImageBatches", epochs: int, settings) -> dict:
     """Return what decides the course of a training: one that was cut off goes on only where all of it is the same."""
     irrelevant = ("PRESET", "DATA_DIR", "OUTPUT_DIR", "CACHE_DIR", "RESAMPLES", "EPOCHS", "BASELINE_EPOCHS")
     return {
