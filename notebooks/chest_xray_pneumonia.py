@@ -428,7 +428,8 @@ finish_figure(plot_small_samples((16, len(right)), right, settings.SPLIT_SEED), 
 # ### Batches
 #
 # Training looks at a few images at a time, a **batch**, drawn in a new order in each **epoch**, which is one pass through all of
-# them. `ImageBatches` gathers a batch when it is asked for.
+# them. `ImageBatches` gathers a batch when it is asked for. All batches have the same shape, because a GPU compiles the training
+# step anew for each shape: the last batch is filled up with images of weight 0.
 #
 # To watch a training, each held-out film is looked at four times: as it is, and with three of eighteen changes of exposure, sharpness,
 # framing or letters (section 7 names them). As they are, most epochs answer nearly all of them rightly, so the best would be a lucky one.
