@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_image
 from test_dicom import STORED, write_dicom
 from test_images import PICTURES, halves
 
-from cxr.batches import make_batches
+from cxr.batches import gather_images, make_batches
 from cxr.dataset import list_images
 from cxr.images import load_split
 from cxr.network import build_cnn
@@ -123,7 +123,8 @@ def judge(phantoms):
 
 def test_the_distance_is_that_of_mahalanobis(judge, monkeypatch):
     """Along each axis of the cloud: a step of one standard deviation is a distance of 1, as long as shrinkage does little."""
-    familiar, features = judge[1], judge[1].pool(np.concatenate([judge[3][number][0] for number in range(len(judge[3]))]))
+    familiar, fit = judge[1], judge[3]
+    features = familiar.pool(gather_images(fit.arrays, fit.rows))
     spread, axes = np.linalg.eigh(np.linalg.inv(familiar.cloud.precision_))
     for number in (0, len(spread) // 2, len(spread) - 1):
         place = features.mean(axis=0) + 3 * np.sqrt(spread[number]) * axes[:, number]
