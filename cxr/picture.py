@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.covariance import LedoitWolf
 
 from cxr.batches import ImageBatches, gather_images
+from cxr.dataset import explain, read_file
 from cxr.dicom import read_dicom
 from cxr.explain import grad_cam, plot_grad_cam
 from cxr.figures import Look, finish_figure
@@ -35,7 +36,7 @@ def read_picture(path: str | Path, size: int, geometry: str = "squash") -> tuple
     if not path.is_file():
         raise ValueError(f"There is no file {path.resolve()}: correct MY_PICTURE, or leave it empty for a picture of the test set.")
     try:
-        data, colour, notes = path.read_bytes(), 0.0, []
+        data, colour, notes = read_file(path), 0.0, []
         if b"DICM" == data[128:132] or data[:2] in (b"\2\0", b"\x08\0") or path.suffix.lower() in (".dcm", ".dicom"):  # preamble or not
             grey, notes = read_dicom(data)
             picture, extent = make_square(grey, 1, grey.shape[::-1], size, geometry), grey.shape[::-1]
@@ -44,9 +45,11 @@ def read_picture(path: str | Path, size: int, geometry: str = "squash") -> tuple
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path}: a DICOM file takes one more package: run %pip install pydicom and try again.") from error
     except Exception as error:  # decoders raise all kinds
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"{path} cannot be read: {reason}. JPEG, PNG and most DICOM files can; a program that shows this one can save it "
-                         "as PNG.") from error
+        reason = explain(error, path).rstrip(".")
+        raise ValueError(
+            f"{path} cannot be read: {reason}. JPEG, PNG and most DICOM files can; a "
+            "program that shows this one can save it as PNG."
+        ) from error
     return picture[None, :, :, None], {"width": extent[0], "height": extent[1], "colour": colour, "notes": notes}
 
 

@@ -109,6 +109,31 @@ def test_what_cannot_be_read_is_named(tmp_path):
             read_picture(tmp_path / name, 32)
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)
+NIFTI = b"\x5c\x01\0\0" + bytes(340) + b"n+1\0" + bytes(100)
+
+
+@pytest.mark.parametrize("name, data, words", [
+    ("photo.heic", HEIC, "no picture of a known kind"), ("scan.pdf", b"%PDF-1.7\n" + bytes(99), "no picture of a known kind"),
+    ("scan.nii", NIFTI, "no picture of a known kind"), ("notes.txt", b"a letter\n" * 50, "no picture of a known kind"),
+    ("photo.jpeg", b"a letter\n" * 50, "no picture of a known kind"), ("film.png", b"", "empty"), ("film.dcm", b"", "empty"),
+    ("letter.dcm", b"a letter\n" * 50, "no DICOM file"), ("film.dcm", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull")])
+def test_the_reason_is_one_sentence_without_addresses_in_memory(tmp_path, name, data, words):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read: .*{words}.*\. JPEG, PNG and") as refused:
+        read_picture(tmp_path / name, 32)
+    assert not any(word in str(refused.value) for word in ("<", " at 0x", "\n", "attribute"))
+
+
+def test_damaged_compressed_pixels_are_an_error_without_addresses_in_memory(tmp_path):
+    import pydicom
+    frame = pydicom.encaps.encapsulate([b"\xff\xd8 no picture"])
+    for syntax in (pydicom.uid.JPEG2000, pydicom.uid.RLELossless, pydicom.uid.JPEGBaseline8Bit):
+        write_dicom(tmp_path / "film.dcm", STORED, syntax, PixelData=frame)
+        with pytest.raises(ValueError, match=r"film\.dcm cannot be read: its pixel data cannot be decoded \([^<\n]*\. JPEG, PNG"):
+            read_picture(tmp_path / "film.dcm", 32)
+
+
 @pytest.fixture(scope="module")
 def judge(phantoms):
     """(a network, what is familiar to it, test images) on phantoms; its weights are random, which is enough to tell textures."""
