@@ -146,13 +146,13 @@ def list_images(folder: str | Path) -> pd.DataFrame:
 
 
 def has_known_names(files: pd.DataFrame) -> bool:
-    """Return whether the file names are those of the chest X-ray set: over 95 % of the images' names, and most in each class.
+    """Return whether the file names are those of the chest X-ray set: over 95 % of the images', and most of the files' in each class.
 
     Other programs use some of these names, too: IM-0001-0009-0001 is image 9 of a series, whoever the patient is. They use them
     for both classes, so in PNEUMONIA such a name gives them away.
     """
     images = files[files.known | files.path.str.lower().str.endswith(ChestXray.suffixes)]
-    return images.known.mean() > 0.95 and images.known.groupby(images.label).mean().min() > 0.5
+    return images.known.mean() > 0.95 and files.known.groupby(files.label).mean().min() > 0.5
 
 
 def check_patients(files: pd.DataFrame):

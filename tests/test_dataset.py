@@ -202,6 +202,7 @@ def rename_all(folder, name):
 
 @pytest.mark.parametrize("name", [
     lambda number, label: f"IM-0001-{number:04}-0001.jpeg",
+    lambda number, label: f"IM-0001-{number:04}-0001.dcm",
     lambda number, label: f"IM-0001-{number:04}.jpeg",
     lambda number, label: f"IM-0001-0009-0001 ({number}).jpeg",
     lambda number, label: f"NORMAL-1-{number}.jpeg",
@@ -214,7 +215,7 @@ def test_names_of_another_program_make_each_file_its_own_patient(tiny, name):
     assert not files.known.any() and files.patient.is_unique and len(files) == 36
     assert files.finding.tolist() == [("normal", "unknown")[label] for label in files.label]
     for path in files.path:
-        Image.new("L", (40, 40), 100).save(tiny / path)
+        Image.new("L", (40, 40), 100).save(tiny / path, "JPEG")
     assert identify_data(tiny, files) == "other"
 
 

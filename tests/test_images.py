@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as npst
 from PIL import Image, ImageOps
 
 from cxr import images
-from cxr.dataset import explain, hear_decoder, list_images
+from cxr.dataset import check_unreadable, explain, hear_decoder, list_images
 from cxr.images import describe_arrays, find_film, keep_good, load_split, read_alone, read_image, stamp_files
 from cxr.surroundings import gather_clues
 
@@ -541,6 +541,21 @@ def test_without_a_film_there_is_one_sentence(pictures, capfd, spoil, words):
     with pytest.raises(ValueError, match=f"None of the 24 files in .* can be read. The first is {files.path[0]}: .*{words}") as caught:
         find_film(pictures, files.path)
     assert "\n" not in str(caught.value) and capfd.readouterr() == ("", "")
+
+
+def test_a_folder_of_dicom_files_is_told_what_to_do(tmp_path):
+    """As a program exports them, with names that the chest X-ray set uses, too."""
+    for place in ("train/NORMAL", "train/PNEUMONIA", "test/NORMAL", "test/PNEUMONIA"):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / place / f"IM-0001-{number:04}-0001.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    files = list_images(tmp_path)
+    with pytest.raises(ValueError, match=r"None of the 16 .* a DICOM file, .*convert it to PNG") as caught:
+        find_film(tmp_path, files.path)
+    assert "The first is train/NORMAL/IM-0001-0000-0001.dcm: " in str(caught.value)
+    broken = load_split(tmp_path, files, 32, "Loading")[2]
+    with pytest.raises(ValueError, match=r"16 of 16 files cannot be read.*\(a DICOM file, .*convert it to PNG"):
+        check_unreadable(files, [broken])
 
 
 @pytest.mark.parametrize("name", ["read_alone", "read_file", "measure_jpeg", "make_square"])
