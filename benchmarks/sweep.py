@@ -245,7 +245,7 @@ def score_shortcuts(data: Path, size: int = 96):
     files = list_images(data)
     x, files, _ = load_split(data, files[files.split != "test"], size, "Shortcuts")
     group = link_patients(files.patient, find_duplicates(x, files)[0])
-    features = gather_clues(list(x), files, data)["all of these"]
+    features = gather_clues(list(x), files)["all of these"]
     shortcut = answer_crossed(features, files.label.to_numpy(), group)
     return files[["path", "label"]].assign(group=group, shortcut=shortcut)
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxr.download import DownloadError, download_data
 from cxr.phantoms import Phantom, write_phantoms
-from cxr.release import ChestXray, count_images, is_whole, list_names
+from cxr.release import ChestXray, count_images, find_folders, is_whole, list_names
 from cxr.storage import name_folder, prepare_folder
 
 HEARING = threading.RLock()
@@ -55,7 +55,7 @@ def find_data(home: Path, data_dir: str) -> Path:
 
 
 def parse_name(name: str, label: int) -> tuple[str, str, bool]:
-    """Return (patient, finding, known) from a file name; an unknown name is its own patient, its kind "unknown".
+    """Return (patient, finding, known) from a file name; an unknown name is its own patient, its finding "unknown".
 
     The patient is (folder, bare number), the coarser reading: numbers restart in each series of the set, and whether
     `person5_bacteria` and `person5_virus` are one child cannot be known, so they are kept together.
@@ -71,42 +71,88 @@ def parse_name(name: str, label: int) -> tuple[str, str, bool]:
     return f"pneumonia {name}", "unknown", False
 
 
+def list_class(folder: Path) -> list[str]:
+    """Return the names of the files in a class folder; raise ValueError, naming it, if there are none."""
+    if names := list_names(folder):
+        return names
+    inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    if inner:
+        listed = ", ".join(inner[:3]) + (f" and {len(inner) - 3:,} more" if len(inner) > 3 else "")
+        raise ValueError(f"The folder {folder.resolve()} holds subfolders ({listed}) but no files: move the images of that class "
+                         "out of them, right into it.")
+    raise ValueError(f"The folder {folder.resolve()} is empty: put images of that class into it.")
+
+
+def find_unused(folder: Path, splits: dict[str, str], classes: dict[str, dict[str, str]]) -> list[str]:
+    """Return the sorted paths below `folder` of what `list_images` leaves out, except hidden entries.
+
+    `splits`: {split: its folder}, `classes`: {split: {class: its folder}}. Beside the splits only folders and images count, as
+    texts and tables often lie there.
+    """
+    unused = [entry.name for entry in os.scandir(folder) if entry.name not in (*splits.values(), "__MACOSX")
+              and (entry.is_dir() or entry.name.lower().endswith(ChestXray.suffixes))]
+    if "chest_xray" in unused and count_images(folder / "chest_xray") == count_images(folder):
+        unused.remove("chest_xray")  # Kaggle's archive holds a copy of all images in itself
+    for split, name in splits.items():
+        own = classes[split].values()
+        unused += [f"{name}/{entry}" for entry in os.listdir(folder / name) if entry not in own]
+        unused += [f"{name}/{one}/{entry.name}" for one in own for entry in os.scandir(folder / name / one)
+                   if entry.is_dir(follow_symlinks=False)]
+    return sorted(path for path in unused if "/." not in f"/{path}")
+
+
 def list_images(folder: str | Path) -> pd.DataFrame:
     """Return a DataFrame of the files, in a fixed order: split, path below `folder`, label, patient, finding, known.
 
     A file that is not hidden is listed, picture or not, so that none can vanish unnoticed; what lies elsewhere is named.
+    `known` is whether the name is one of the chest X-ray set; if not, the file is its own patient (see `has_known_names`).
     Raises FileNotFoundError or ValueError, naming the folder that is missing or empty, or a name that is no text.
     """
-    folder, rows, strays = Path(folder), [], []
+    folder, rows = Path(folder), []
     if not folder.is_dir():
         reason = "is a file: unpack it first, and name the folder chest_xray" if folder.exists() else "does not exist: correct it"
         raise FileNotFoundError(f"DATA_DIR {folder.resolve()} {reason}, or leave it empty to get the data.")
-    for split in ("train", "val", "test"):
-        if split == "val" and not (folder / "val").exists():
+    splits, classes = find_folders(folder, ChestXray.split_folders), {}
+    for split in ChestXray.split_folders:
+        if split == "val" and "val" not in splits:
             print("There is no val folder (the original at Mendeley has none): section 4 makes a better one anyway.")
             continue
-        for label, name in enumerate(("NORMAL", "PNEUMONIA")):
-            if not (folder / split / name).is_dir():
-                if (folder / "chest_xray" / split / name).is_dir():
+        classes[split] = find_folders(folder / splits.get(split, split), ChestXray.class_folders)
+        for label, name in enumerate(ChestXray.class_folders):
+            if name not in classes[split]:
+                inner = find_folders(folder / "chest_xray", ChestXray.split_folders)
+                if split in inner and name in find_folders(folder / "chest_xray" / inner[split], ChestXray.class_folders):
                     raise FileNotFoundError(f"DATA_DIR {folder.resolve()} is one folder too high: name the folder chest_xray in it.")
-                raise FileNotFoundError(f"DATA_DIR lacks the folder {(folder / split / name).resolve()}: "
+                raise FileNotFoundError(f"DATA_DIR lacks the folder {(folder / splits.get(split, split) / name).resolve()}: "
                                         "it must hold {train,val,test}/{NORMAL,PNEUMONIA}.")
-            names = list_names(folder / split / name)
-            if not names:
-                raise ValueError(f"The folder {(folder / split / name).resolve()} is empty: put images of that class into it.")
-            rows += [(split, f"{split}/{name}/{file}", label, *parse_name(file, label)) for file in names]
-            strays += [f"{split}/{name}/{entry.name}" for entry in os.scandir(folder / split / name) if entry.is_dir(follow_symlinks=False)]
-        strays += [f"{split}/{name}" for name in os.listdir(folder / split) if name not in ("NORMAL", "PNEUMONIA")]
+            place = f"{splits[split]}/{classes[split][name]}"
+            rows += [(split, f"{place}/{file}", label, *parse_name(file, label)) for file in list_class(folder / place)]
+        if splits[split].lower() != split:
+            print(f"The folder {splits[split]} is used as {split}.")
     files = pd.DataFrame(rows, columns=["split", "path", "label", "patient", "finding", "known"])
-    strays = sorted(path for path in strays if "/." not in path)
-    if odd := [path for path in (*files.path, *strays) if path != path.encode("utf-8", "replace").decode()]:
+    unused = find_unused(folder, splits, classes)
+    if odd := [path for path in (*files.path, *unused) if path != path.encode("utf-8", "replace").decode()]:
         raise ValueError(f"{len(odd)} file names in {folder.resolve()} are not UTF-8, the first is {os.fsencode(odd[0])!r}: rename them, "
                          "or extract the archive anew with a program that knows their encoding (such as unzip -O cp437).")
-    if strays:
-        print(f"NOT used: {', '.join(strays[:5])}{f' and {len(strays) - 5:,} more' if len(strays) > 5 else ''}. "
-              "Only files right in the folders NORMAL and PNEUMONIA are.")
+    if unused:
+        print(f"NOT used: {', '.join(unused[:5])}{f' and {len(unused) - 5:,} more' if len(unused) > 5 else ''}. Only files right in "
+              "the folders NORMAL and PNEUMONIA of train, val and test are: move there what should be used.")
+    if not has_known_names(files):
+        files["known"] = False
+        files["finding"] = np.where(files.label == 1, "unknown", "normal")
+    files["patient"] = files.patient.where(files.known, files.path)
     check_patients(files)
     return files
+
+
+def has_known_names(files: pd.DataFrame) -> bool:
+    """Return whether the file names are those of the chest X-ray set: over 95 % of the images', and most of the files' in each class.
+
+    Other programs use some of these names, too: IM-0001-0009-0001 is image 9 of a series, whoever the patient is. They use them
+    for both classes, so in PNEUMONIA such a name gives them away.
+    """
+    images = files[files.known | files.path.str.lower().str.endswith(ChestXray.suffixes)]
+    return images.known.mean() > 0.95 and files.known.groupby(files.label).mean().min() > 0.5
 
 
 def check_patients(files: pd.DataFrame):
@@ -135,17 +181,40 @@ def explain(error: Exception, path: str | Path) -> str:
         return "a broken link: what it points to is not there (`git annex get` or `dvc pull` may fetch it)"
     if isinstance(error, UnidentifiedImageError):
         return "no picture of a known kind"
+    if isinstance(error, MemoryError):
+        return "MemoryError: there is too little memory to decode it"
     text = re.sub(r" ?<[^<>]* at 0x\w+>", "", str(error)).strip() or type(error).__name__
     return text.splitlines()[0][:120]
 
 
-def measure_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of a grey or colour JPEG of 8 bits, None of other data (ISO/IEC 10918-1, annex B; 20 × as fast as Pillow)."""
+def name_format(data: bytes) -> str:
+    """Return in words what data are that are no picture, or one of a kind that Pillow does not read; "" if that is unknown."""
+    start = data[:512].lstrip().lower()
+    found = {
+        "a DICOM file": data[128:132] == b"DICM" or data[:2] in (b"\2\0", b"\x08\0"),  # with its preamble or without
+        "a HEIC or AVIF picture": data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif"),
+        "a NIfTI file": data[344:348] in (b"n+1\0", b"ni1\0"),
+        "a NRRD file": data.startswith(b"NRRD"),
+        "a NumPy array": data.startswith(b"\x93NUMPY"),
+        "a PDF file": start.startswith(b"%pdf"),
+        "a zip archive": data.startswith(b"PK\3\4"),
+        "a gzip archive (a compressed NIfTI file, for example)": data.startswith(b"\x1f\x8b"),
+        "a web page": start.startswith((b"<!doctype html", b"<html")),
+        "an SVG drawing": start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start),
+    }
+    return next((name for name, holds in found.items() if holds), "")
+
+
+def measure_jpeg(data: bytes) -> tuple[int, int, bool] | None:
+    """Return (width, height, whether it is in colour) of a grey or colour JPEG of 8 bits, None of other data.
+
+    See ISO/IEC 10918-1, annex B; this is 20 × as fast as Pillow.
+    """
     at = 2
     while data[:2] == b"\xff\xd8" and at + 9 < len(data) and data[at] == 0xFF:
-        marker, length, bits, height, width, colours = struct.unpack_from(">xBHBHHB", data, at)
+        marker, length, bits, height, width, channels = struct.unpack_from(">xBHBHHB", data, at)
         if 0xC0 <= marker <= 0xC2:
-            return (width, height) if bits == 8 and colours in (1, 3) and width and height else None
+            return (width, height, channels == 3) if bits == 8 and channels in (1, 3) and width and height else None
         at += 2 + length
     return None
 
@@ -186,7 +255,7 @@ def hear_decoder():
 
 
 def identify_data(folder: str | Path, files: pd.DataFrame) -> str:
-    """Return "phantom", "chest-xray-pneumonia" or "other", by what the files themselves say."""
+    """Return "phantom", "chest-xray-pneumonia" or "other", by what the files say and how they are named (see `has_known_names`)."""
     def is_phantom(path):
         try:
             with open(Path(folder) / path, "rb") as file:
@@ -196,7 +265,7 @@ def identify_data(folder: str | Path, files: pd.DataFrame) -> str:
 
     if any(is_phantom(path) for path in files.path):
         return "phantom"
-    return "chest-xray-pneumonia" if files.known.mean() > 0.95 else "other"
+    return "chest-xray-pneumonia" if files.known.any() else "other"
 
 
 def describe_data(data_dir: Path, files: pd.DataFrame, kind: str, release: str, official: bool) -> str:

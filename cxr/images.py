@@ -11,14 +11,22 @@ import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from cxr.dataset import decode_odd, explain, hear_decoder, measure_jpeg, read_file
+from cxr.dataset import (
+    decode_odd,
+    explain,
+    hear_decoder,
+    measure_jpeg,
+    name_format,
+    read_file,
+)
 from cxr.storage import (
     StorageError,
     hold_lock,
@@ -28,25 +36,52 @@ from cxr.storage import (
 )
 
 
-def decode(data: bytes, size: int) -> tuple[np.ndarray, int, tuple[int, int]]:
-    """Return (grey levels, uint8 (rows, columns); `by`; (width, height)): a picture, reduced `by` 1, 2, 4 or 8 while it is decoded."""
+class FileInfo(NamedTuple):
+    """What an image file says about itself: everything that later sections ask of it."""
+
+    width: int  # of the upright image, in pixels
+    height: int
+    bytes: int  # size of the file
+    colour: bool  # whether it stores colours, even if all of them are grey
+
+
+def decode(data: bytes, size: int) -> tuple[np.ndarray, int, FileInfo]:
+    """Return (grey levels, uint8 (rows, columns); `by`; about the file): a picture, reduced `by` 1, 2, 4 or 8 while it is decoded."""
     # OpenCV 4 returns half a picture, and no error, where a JPEG is cut off: only one with an end marker goes to it.
-    extent = measure_jpeg(data) if data[-64:].rstrip(b"\0")[-2:] == b"\xff\xd9" else None
-    if extent is None:
-        with Image.open(io.BytesIO(data)) as stored:
+    header = measure_jpeg(data) if data[-64:].rstrip(b"\0")[-2:] == b"\xff\xd9" else None
+    if header is None:
+        try:
+            stored = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            if found := name_format(data):
+                raise ValueError(f"{found}, not an image that can be read here: convert it to PNG") from None
+            raise
+        with stored:
+            colour = Image.getmodebase(stored.mode) != "L"
             grey = decode_odd(stored)
             if stored.format in ("JPEG", "MPO"):  # Pillow hides what libjpeg says, see `hear_decoder`
                 cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-        return grey, 1, grey.shape[::-1]
+        return grey, 1, FileInfo(grey.shape[1], grey.shape[0], len(data), colour)
+    width, height, colour = header
     reduced = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
+    may_turn = b"\xff\xe1" in data  # an APP1 segment, where EXIF data lie
     for by in (8, 4, 2, 1):
-        columns, rows = -(-extent[0] // by), -(-extent[1] // by)
-        if by == 1 or (min(extent) >= by * size and (columns != rows or extent[0] == extent[1])):
+        columns, rows = -(-width // by), -(-height // by)
+        if by == 1:
+            break
+        if min(width, height) < by * size:
+            continue
+        # After turning, an edge that was rounded up may lie on any side.
+        if may_turn and (width % by or height % by):
+            continue
+        if columns != rows or width == height:
             break
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), reduced.get(by, cv2.IMREAD_GRAYSCALE))
     if decoded is None:
         raise ValueError("the JPEG data cannot be decoded")
-    return decoded, by, extent if decoded.shape == (rows, columns) else extent[::-1]  # turned upright, as its EXIF data say
+    if decoded.shape != (rows, columns):  # turned upright, as its EXIF data say
+        width, height = height, width
+    return decoded, by, FileInfo(width, height, len(data), colour)
 
 
 def shrink(grey: np.ndarray, by: int, extent: tuple[int, int], wide: int, high: int) -> np.ndarray:
@@ -81,18 +116,19 @@ def make_square(grey: np.ndarray, by: int, extent: tuple[int, int], size: int, g
     return shrink(middle, by, (side, side), size, size) if step == 1 else middle
 
 
-def read_image(path: str | Path, size: int, geometry: str = "squash") -> tuple[np.ndarray, tuple[int, int]]:
-    """Read one picture; return (uint8 (size, size), (width, height) of the original).
+def read_image(path: str | Path, size: int, geometry: str = "squash") -> tuple[np.ndarray, FileInfo]:
+    """Read one picture; return (uint8 (size, size), about the file: width, height, bytes, colour).
 
     Raises OSError or ValueError, with the reason, for a file that is empty, truncated or no picture.
     """
-    grey, by, extent = decode(read_file(path), size)
+    grey, by, about = decode(read_file(path), size)
+    extent = about.width, about.height
     if min(extent) < 16:
-        raise ValueError(f"{extent[0]} × {extent[1]} pixels are no film")
-    return make_square(grey, by, extent, size, geometry), extent
+        raise ValueError(f"{about.width} × {about.height} pixels are no film")
+    return make_square(grey, by, extent, size, geometry), about
 
 
-def read_alone(path: str | Path, size: int, geometry: str = "squash") -> tuple[np.ndarray, tuple[int, int]]:
+def read_alone(path: str | Path, size: int, geometry: str = "squash") -> tuple[np.ndarray, FileInfo]:
     """As `read_image`; raise ValueError for a JPEG, too, that libjpeg decodes but calls damaged. For one picture at a time."""
     with hear_decoder() as heard:
         result = read_image(path, size, geometry)
@@ -103,23 +139,25 @@ def read_alone(path: str | Path, size: int, geometry: str = "squash") -> tuple[n
     return result
 
 
-def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description: str, geometry: str) -> list[tuple[int, int, str]]:
-    """Read pictures into `x`, uint8 (n, size, size, 1); return [(width, height, problem or "")], n of them."""
+def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description: str, geometry: str) -> list[tuple]:
+    """Read pictures into `x`, uint8 (n, size, size, 1); return [(*FileInfo, problem or "")], n of them."""
     count = max(4, len(paths) // 500)  # at a time: a pool with many tasks to hand out may not notice Ctrl-C
 
     def read_some(numbers, read=read_image):
         for number in numbers:
             path, before = os.path.join(folder, paths[number]), os.fstat(heard).st_size
             try:
-                x[number, :, :, 0], (width, height) = read(path, x.shape[1], geometry)
-                rows[number] = width, height, ""
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
-                rows[number] = 0, 0, explain(error, path)
+                x[number, :, :, 0], about = read(path, x.shape[1], geometry)
+                rows[number] = (*about, "")
+            except Exception as error:  # decoders raise all kinds, and each must be told with the file's name
+                rows[number] = (*nothing, explain(error, path))
             if os.fstat(heard).st_size > before:
                 doubtful.append(number)
         return len(numbers)
 
-    rows, doubtful = [(0, 0, "")] * len(paths), list[int]()
+    nothing = FileInfo(0, 0, 0, False)
+    rows: list[tuple] = [(*nothing, "")] * len(paths)
+    doubtful = list[int]()
     with hear_decoder() as heard, tqdm(total=len(paths), desc=description, file=sys.stdout, mininterval=0.5) as bar:
         inner_threads, pool = cv2.getNumThreads(), ThreadPoolExecutor(os.cpu_count())
         cv2.setNumThreads(1)  # the pool keeps all cores busy already
@@ -136,12 +174,13 @@ def read_images(folder: str | Path, paths: list[str], x: np.ndarray, description
 def find_film(folder: str | Path, paths: list[str]) -> np.ndarray:
     """Return the first film that can be read, as it is, uint8 (rows, columns); raise ValueError, with a reason, if none can."""
     problems = []
-    for path in (os.path.join(folder, path) for path in paths):
+    for path in paths:
         try:
-            return decode(read_file(path), 10**6)[0]
+            return decode(read_file(os.path.join(folder, path)), 10**6)[0]
         except Exception as error:
-            problems.append(explain(error, path))
-    raise ValueError(f"None of the {len(paths):,} files in {folder} can be read, the first: {problems[0]}. Run section 1 again.")
+            problems.append(explain(error, os.path.join(folder, path)))
+    raise ValueError(f"None of the {len(paths):,} files in {folder} can be read. The first is {paths[0]}: {problems[0]}. "
+                     "Mend or replace the files, then run section 1 again.")
 
 
 def stamp_files(folder: str | Path, paths: list[str], size: int, geometry: str) -> str:
@@ -168,7 +207,7 @@ def open_cache(place: Path, stamp: str, size: int):
     try:
         record = json.loads((place / "record.json").read_text(encoding="utf-8"))
         rows, images = record["rows"], place / "images.bin"
-        x = map_images(images, sum(not problem for _, _, problem in rows), size)
+        x = map_images(images, sum(not problem for *_, problem in rows), size)
         whole = record["stamp"] == stamp and images.stat().st_size == x.nbytes and zlib.crc32(x.data) == record["crc32"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -177,7 +216,7 @@ def open_cache(place: Path, stamp: str, size: int):
 
 def keep_good(x: np.ndarray, rows: list) -> int:
     """Move the images that could be read to the front of `x`; return their number."""
-    good = np.flatnonzero([not problem for _, _, problem in rows])
+    good = np.flatnonzero([not problem for *_, problem in rows])
     for start in range(0, len(good) if len(good) < len(rows) else 0, 1024):
         chosen = good[start: start + 1024]
         x[start: start + len(chosen)] = x[chosen]
@@ -204,7 +243,8 @@ def fill_cache(place: Path, stamp: str, folder: str | Path, paths: list[str], si
             total = zlib.crc32(x[:count].data)
             del x
             os.truncate(images, count * size**2)
-            passing = any(problem.startswith("[Errno") for _, _, problem in rows)  # of the disk or network: worth another try
+            # Trouble of the disk, the network or the memory is worth another try.
+            passing = any(problem.startswith(("[Errno", "MemoryError")) for *_, problem in rows)
             record = {"stamp": "" if passing else stamp, "crc32": total, "rows": rows}
             (unfinished / "record.json").write_text(json.dumps(record), encoding="utf-8")
             for old in place.parent.glob(f"{place.stem}*"):  # Windows keeps one that is mapped, hence a name of its own for each
@@ -252,7 +292,8 @@ def load_split(folder: str | Path, files: pd.DataFrame, size: int, description: 
     """Load the listed files as squares made by `geometry` (see `make_square`); return (x, files, broken).
 
     `x` is uint8 (n, size, size, 1), read-only, and mapped from `cache_dir` if that is given. `files` has a row for each of its
-    images, with width and height of the original; `broken` one for each file that could not be read, with the problem.
+    images, with width and height of the original, bytes and colour of its file (see `FileInfo`); `broken` one for each file that
+    could not be read, with the problem.
     Raises MemoryError if the images fit neither into `cache_dir` nor into memory.
     """
     paths, found = files.path.tolist(), None
@@ -262,7 +303,8 @@ def load_split(folder: str | Path, files: pd.DataFrame, size: int, description: 
         except StorageError as error:
             print(f"No cache: {error}. The images are kept in memory.")
     x, rows = found or load_into_memory(folder, paths, size, description, geometry)
-    seen = pd.DataFrame(rows, columns=["width", "height", "problem"]).astype({"width": int, "height": int})  # also where there are none
+    kinds = {"width": int, "height": int, "bytes": int, "colour": bool}
+    seen = pd.DataFrame(rows, columns=[*kinds, "problem"]).astype(kinds)  # also where there are none
     table = files.reset_index(drop=True).join(seen)
     good = table.problem == ""
     return x, table[good].drop(columns="problem").reset_index(drop=True), table.loc[~good, ["path", "problem"]]

@@ -1,6 +1,7 @@
 """The chest X-ray set as it is published: where it lies, what it must hold, and which release it is."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +22,9 @@ class ChestXray:
                                "test/NORMAL": 234, "test/PNEUMONIA": 390})
     mendeley_counts = MappingProxyType({"train/NORMAL": 1349, "train/PNEUMONIA": 3883,
                                         "test/NORMAL": 234, "test/PNEUMONIA": 390})
+    # {split or class: what its folder may be called, in any letter case; the first one that is there counts}
+    split_folders = MappingProxyType({"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")})
+    class_folders = MappingProxyType({"NORMAL": ("normal",), "PNEUMONIA": ("pneumonia",)})
     mounts = ("/kaggle/input/chest-xray-pneumonia/chest_xray", f"/kaggle/input/datasets/{slug}/chest_xray",
               "/content/drive/MyDrive/chest_xray")
     kaggle, mendeley, mixed = "Kaggle's copy (of version 2)", "Mendeley's version 3", "mixed, with names of two releases"
@@ -36,6 +40,20 @@ def list_names(folder: Path) -> list:
     """Return the sorted names of the files in a folder that are not hidden, and of all links, as a broken one is no file."""
     return sorted(entry.name for entry in os.scandir(folder)
                   if (entry.is_symlink() or entry.is_file()) and not entry.name.startswith("."))
+
+
+def find_folders(folder: Path, names: Mapping[str, tuple]) -> dict[str, str]:
+    """Return {what: the name of its folder} for the folders that exist in `folder`; `names`: {what: names in lower case}.
+
+    An exact name is preferred to one in another letter case, and an earlier name to a later one.
+    """
+    there = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if Path(folder).is_dir() else []
+    found = {}
+    for what, accepted in names.items():
+        matching = [name for name in there if name.lower() in accepted]
+        if matching:
+            found[what] = min(matching, key=lambda name: (name != what, accepted.index(name.lower())))
+    return found
 
 
 def count_images(folder: Path) -> dict:

@@ -27,12 +27,29 @@ def link_patients(patients, digests) -> np.ndarray:
     return connected_components(edges, directed=False)[1][patient]
 
 
+def count_groups(labels: np.ndarray, groups: np.ndarray) -> int:
+    """Return the number of groups (see `link_patients`) in the class that has fewer of them; labels and groups are (n,).
+
+    Raises ValueError if that is 1: nothing can be learnt from some of the patients and validated on others.
+    """
+    labels, fewest = np.asarray(labels), len(groups)
+    for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+        own = groups[labels == label]
+        count = len(np.unique(own))
+        if count < 2:
+            raise ValueError(f"The {len(own):,} {name} images of train and val belong to {count} group of patients (patients who share "
+                             "identical images count as one group), and at least 2 groups a class are needed, one to learn from and one "
+                             f"to validate on. Add other images to train/{name}.")
+        fewest = min(fewest, count)
+    return fewest
+
+
 def split_by_patient(files: pd.DataFrame, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Return "fit" or "holdout" for each row of `files`, with about `share` of the images held out, stratified by finding.
 
     No group of `groups` is on both sides. Raises ValueError if either side would lack a class.
     """
-    fewest = min(len(np.unique(groups[files.label == label])) for label in (0, 1))
+    fewest = count_groups(files.label, groups)
     splitter = StratifiedGroupKFold(max(2, min(round(1 / share), fewest)), shuffle=True, random_state=seed)
     for _, held_out in splitter.split(files, files.finding if fewest >= 10 else files.label, groups):
         part = np.where(np.isin(np.arange(len(files)), held_out), "holdout", "fit")

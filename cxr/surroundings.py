@@ -1,15 +1,11 @@
 """What a film shows besides lungs, and how much that tells of the diagnosis."""
 
-import os
-from pathlib import Path
-
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -17,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cxr.figures import Look
 from cxr.measure import draw_patients, enclose, rank
+from cxr.split import count_groups
 
 
 def find_marks(picture: np.ndarray) -> np.ndarray:
@@ -34,13 +31,6 @@ def find_marks(picture: np.ndarray) -> np.ndarray:
     return marks
 
 
-def describe_file(path: str | Path) -> tuple[float, float, bool]:
-    """Return (logarithm of the bytes, of the bytes a pixel, whether it has colours) of a picture file, from its header."""
-    with Image.open(path) as stored:
-        size = os.path.getsize(path)
-        return np.log(size), np.log(size / stored.width / stored.height), stored.mode not in ("L", "1", "I", "I;16")
-
-
 def mark_frame(size: int, share: float = 0.12) -> np.ndarray:
     """Return bool (size, size), True in a frame of this share of the width."""
     width = round(share * size)
@@ -54,12 +44,16 @@ def look_around(picture: np.ndarray) -> tuple:
     return marks, np.histogram(picture, 32, (0, 256))[0] / picture.size, fine[np.ix_(ends, ends)], small[mark_frame(len(small))]
 
 
-def gather_clues(pictures: list, files: pd.DataFrame, folder: str | Path) -> dict[str, np.ndarray]:
-    """Return {what: float32 (n, k)}: what n pictures, uint8 (height, width, 1), and their files say, without the lungs."""
+def gather_clues(pictures: list, files: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return {what: float32 (n, k)}: what n pictures, uint8 (height, width, 1), and their files say, without the lungs.
+
+    `files`: the table of them that `load_split` returns, with width and height in pixels, bytes and colour.
+    """
     ratio = np.log(files.width / files.height).to_numpy()
+    bytes_per_pixel = files.bytes / files.width / files.height
     names = ("letters: small bright spots at the sides", "how many pixels have which grey level", "the four corners", "the outer frame")
     clues: dict = {"width / height": np.stack([ratio, ratio**2], axis=1),
-                   "size and colour mode of the file": [describe_file(Path(folder) / path) for path in files.path],
+                   "size and colour mode of the file": np.stack([np.log(files.bytes), np.log(bytes_per_pixel), files.colour], axis=1),
                    **dict(zip(names, zip(*map(look_around, pictures))))}
     clues = {name: np.asarray(values, np.float32).reshape(len(files), -1) for name, values in clues.items()}
     return clues | {"all of these": np.concatenate(list(clues.values()), axis=1)}
@@ -79,9 +73,11 @@ def average_surroundings(x: np.ndarray, labels: np.ndarray) -> tuple[list, list]
 
 
 def answer_crossed(values: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5) -> np.ndarray:
-    """Return the answers (n,) of a linear classifier for values (n, k), each by one that learnt from other groups of patients."""
-    folds = min(folds, *(len(np.unique(groups[labels == label])) for label in (0, 1)))
-    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    """Return the answers (n,) of a linear classifier for values (n, k), each by one that learnt from other groups of patients.
+
+    Raises ValueError if a class has one group only (see `count_groups`).
+    """
+    parts = StratifiedGroupKFold(min(folds, count_groups(labels, groups)), shuffle=True, random_state=0)
     ridge = make_pipeline(StandardScaler(), Ridge(alpha=300))
     return cross_val_predict(ridge, values, labels, groups=groups, cv=parts)
 

@@ -360,7 +360,7 @@ from cxr.surroundings import (  # fold
 pool = pd.concat([train_files, val_files], ignore_index=True)
 pool_labels, pool_groups = pool.label.to_numpy(), link_patients(pool.patient, digests[: len(pool)])
 said = {name: answer_crossed(values, pool_labels, pool_groups)
-        for name, values in gather_clues([*x_train, *x_val], pool, data_dir).items()}
+        for name, values in gather_clues([*x_train, *x_val], pool).items()}
 clue_scores, no_lung = rank_clues(said, pool_labels, pool.patient, settings.RESAMPLES, settings.SEED), said["all of these"]
 tour.finish(digests.tolist(), no_lung)
 finish_figure(plot_shapes(pool), describe_shapes(pool, pictures), "shapes", output_dir, data_kind)

@@ -141,6 +141,103 @@ def test_a_missing_val_folder_is_told_and_accepted(tiny, capsys):
     assert "no val folder" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["valid", "validation", "Val", "VALID", "Validation"])
+def test_a_val_folder_under_another_name_is_used(tiny, capsys, name):
+    before = list_images(tiny)
+    (tiny / "val").rename(tiny / "aside")
+    (tiny / "aside").rename(tiny / name)
+    files = list_images(tiny)
+    told = capsys.readouterr().out
+    assert "no val folder" not in told and "NOT used" not in told
+    assert ("is used as val" in told) == (name.lower() != "val")
+    assert files.drop(columns="path").equals(before.drop(columns="path")) and len(files) == 36
+    assert files.path.tolist() == [path.replace("val/", f"{name}/") for path in before.path]
+    assert len(load_split(tiny, files[files.split == "val"], 32, "val")[0]) == (before.split == "val").sum() == 4
+
+
+def test_folders_in_another_letter_case_are_used(tiny):
+    before = list_images(tiny)
+    for path in (*tiny.glob("*/*"), *tiny.iterdir()):
+        path.rename(path.with_name("aside"))
+        path.with_name("aside").rename(path.with_name(path.name.title()))
+    files = list_images(tiny)
+    assert files.drop(columns="path").equals(before.drop(columns="path"))
+    assert set(files.path.str.rsplit("/", n=1).str[0]) == {f"{split}/{name}" for split in ("Train", "Val", "Test")
+                                                          for name in ("Normal", "Pneumonia")}
+
+
+def test_what_lies_beside_the_splits_is_named(tiny, capsys):
+    """A folder or an image is; a text, a table, what is hidden or of macOS, and Kaggle's copy of all images in itself are not."""
+    shutil.copytree(tiny, tiny / "chest_xray")
+    for name in ("__MACOSX", ".git"):
+        (tiny / name).mkdir()
+    for name in ("README.txt", "data.yaml", ".DS_Store"):
+        (tiny / name).write_text("x")
+    before = list_images(tiny)
+    assert "NOT used" not in capsys.readouterr().out
+    for name in ("valid/NORMAL", "holdout/NORMAL"):
+        (tiny / name).mkdir(parents=True)
+    (tiny / "IM-0001-0001.JPEG").write_bytes(b"x")
+    next((tiny / "chest_xray/train/NORMAL").iterdir()).unlink()
+    assert list_images(tiny).equals(before), "val itself is preferred to valid"
+    told = capsys.readouterr().out
+    assert told.startswith("NOT used: IM-0001-0001.JPEG, chest_xray, holdout, valid. ")
+    assert "of train, val and test are: move there" in told
+
+
+def test_a_class_folder_that_holds_only_subfolders_is_not_called_empty(tiny):
+    shutil.move(tiny / "test/NORMAL", tiny / "aside")
+    for name in ("b", "a", "c", "d"):
+        (tiny / "test/NORMAL" / name).mkdir(parents=True)
+    shutil.move(tiny / "aside", tiny / "test/NORMAL/a/images")
+    with pytest.raises(ValueError, match=r"test/NORMAL holds subfolders \(a, b, c and 1 more\) but no files: move the images"):
+        list_images(tiny)
+
+
+def rename_all(folder, name):
+    """Give each image the name that `name(number, class)` says."""
+    for number, path in enumerate(sorted(folder.rglob("*.jpeg"))):
+        path.rename(path.with_name(name(number, path.parent.name)))
+
+
+@pytest.mark.parametrize("name", [
+    lambda number, label: f"IM-0001-{number:04}-0001.jpeg",
+    lambda number, label: f"IM-0001-{number:04}-0001.dcm",
+    lambda number, label: f"IM-0001-{number:04}.jpeg",
+    lambda number, label: f"IM-0001-0009-0001 ({number}).jpeg",
+    lambda number, label: f"NORMAL-1-{number}.jpeg",
+    lambda number, label: f"person1_bacteria_{number}.jpeg",  # in both classes
+    lambda number, label: f"IM-0001-{number}.jpeg" if label == "NORMAL" else f"scan {number}.jpeg",
+])
+def test_names_of_another_program_make_each_file_its_own_patient(tiny, name):
+    rename_all(tiny, name)
+    files = list_images(tiny)
+    assert not files.known.any() and files.patient.is_unique and len(files) == 36
+    assert files.finding.tolist() == [("normal", "unknown")[label] for label in files.label]
+    for path in files.path:
+        Image.new("L", (40, 40), 100).save(tiny / path, "JPEG")
+    assert identify_data(tiny, files) == "other"
+
+
+def test_the_same_name_in_two_folders_is_not_one_patient(tiny):
+    """As 1.png in train, val and test is another image each time."""
+    for folder in sorted(tiny.glob("*/*")):
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(path.with_name(f"{number}.jpeg"))
+    assert list_images(tiny).patient.is_unique
+
+
+def test_a_few_other_names_leave_the_patients_of_the_rest_as_they_are(tiny):
+    before = list_images(tiny)
+    (tiny / "train/PNEUMONIA/Thumbs.db").write_bytes(b"x")
+    (tiny / "train/PNEUMONIA/scan.jpeg").write_bytes(b"x")
+    for number in range(5):
+        (tiny / f"train/NORMAL/notes{number}.txt").write_bytes(b"x")
+    files = list_images(tiny)
+    assert files.known.sum() == 36 and files[files.known].reset_index(drop=True).equals(before)
+    assert (files.patient == files.path)[~files.known].all()
+
+
 def test_one_image_a_class_is_too_little_and_said_so(tiny):
     files = list_images(tiny)
     one_each = files.groupby(["split", "label"]).head(1)

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from hypothesis.extra import numpy as npst
 from PIL import Image, ImageOps
 
 from cxr import images
-from cxr.dataset import explain, hear_decoder, list_images
+from cxr.dataset import check_unreadable, explain, hear_decoder, list_images
 from cxr.images import (
     describe_arrays,
     find_film,
@@ -33,6 +34,7 @@ from cxr.images import (
     read_image,
     stamp_files,
 )
+from cxr.surroundings import gather_clues
 
 
 def halves(mode, dark, bright, size=(64, 48)):
@@ -60,8 +62,10 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_every_kind_of_picture_is_read_as_the_same_grey_levels(tmp_path, name):
     PICTURES[name]().save(tmp_path / name, quality=95)
-    image, size = read_image(tmp_path / name, 32)
-    assert image.shape == (32, 32) and image.dtype == np.uint8 and size == (64, 48)
+    image, about = read_image(tmp_path / name, 32)
+    assert image.shape == (32, 32) and image.dtype == np.uint8
+    colour = name.split(".")[0] not in ("grey", "sixteen")
+    assert about == (64, 48, (tmp_path / name).stat().st_size, colour)
     assert abs(image[:, :14].astype(int) - 50).max() <= 6
     assert abs(image[:, 18:].astype(int) - 200).max() <= 6
 
@@ -87,9 +91,9 @@ def test_any_small_picture_comes_out_as_the_right_array(tmp_path_factory, name, 
     if turn:
         exif[0x0112] = turn
     in_mode(name, levels).save(folder / name, quality=100, exif=exif)
-    image, shape = read_image(folder / name, size)
+    image, about = read_image(folder / name, size)
     shown = {3: np.rot90(levels, 2), 6: np.rot90(levels, -1), 8: np.rot90(levels)}.get(turn, levels)
-    assert shape == shown.shape[::-1] and image.shape == (size, size) and image.dtype == np.uint8
+    assert about[:2] == shown.shape[::-1] and image.shape == (size, size) and image.dtype == np.uint8
     if height == width or levels.min() == levels.max():
         expected = shown if height == width else np.full((size, size), levels[0, 0])
         assert abs(image.astype(int) - expected).max() <= (3 if levels.min() == levels.max() else 0)
@@ -142,10 +146,10 @@ def test_each_geometry_shows_of_a_film_what_it_says(tmp_path, name, geometry):
     if "side" in name:
         film, expected = film.T, expected.T
     Image.fromarray(film).save(tmp_path / name)
-    image, extent = read_image(tmp_path / name, 10, geometry)
-    assert image.dtype == np.uint8 and np.array_equal(image, expected) and extent == film.shape[::-1]
+    image, about = read_image(tmp_path / name, 10, geometry)
+    assert image.dtype == np.uint8 and np.array_equal(image, expected) and about[:2] == film.shape[::-1]
     x, table, _ = load_split(tmp_path, pd.DataFrame({"path": [name]}), 10, "Loading", None, geometry)
-    assert np.array_equal(x[0, :, :, 0], expected) and (table.width[0], table.height[0]) == extent
+    assert np.array_equal(x[0, :, :, 0], expected) and (table.width[0], table.height[0]) == film.shape[::-1]
 
 
 def test_a_square_film_is_the_same_in_each_geometry_and_a_film_like_a_thread_is_still_there(tmp_path):
@@ -195,9 +199,91 @@ def test_exif_rotation_is_applied(tmp_path, turn, length):
     exif[0x0112] = turn
     Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "a.jpeg", exif=exif, quality=98)
     shown = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpeg"))
-    image, size = read_image(tmp_path / "a.jpeg", 32)
-    assert size == shown.size
+    image, about = read_image(tmp_path / "a.jpeg", 32)
+    assert about[:2] == shown.size
     assert abs(image.astype(int) - np.asarray(shown.resize((32, 32), Image.Resampling.BOX))).mean() < 2
+
+
+# How Pillow makes the stored picture from the one that is shown, for each value of the EXIF orientation.
+STORED = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
+
+
+@pytest.mark.parametrize("turn", STORED)
+@pytest.mark.parametrize("geometry", ["squash", "crop"])
+def test_a_turned_jpeg_is_in_place_whatever_its_sides(tmp_path, turn, geometry):
+    """A smooth wave, whose value in the middle of each pixel is known: half a pixel off would be 1.4 grey levels on average."""
+    for width, height in ((1001, 777), (777, 1001), (1289, 1153), (1025, 1025), (1024, 768)):
+        wave = 128 + 60 * np.sin(6 * (np.arange(width) + 0.5) / width)[None] * np.cos(4 * (np.arange(height) + 0.5) / height)[:, None]
+        shown, exif = Image.fromarray(wave.round().astype(np.uint8)), Image.Exif()
+        exif[0x0112] = turn
+        shown.transpose(STORED[turn]).save(tmp_path / "wave.jpeg", quality=98, exif=exif)
+        assert ImageOps.exif_transpose(Image.open(tmp_path / "wave.jpeg")).size == shown.size
+        image, about = read_image(tmp_path / "wave.jpeg", 64, geometry)
+        across, down = ((np.arange(64) + 0.5) / 64 for _ in range(2))
+        if geometry == "crop":
+            side = min(width, height)
+            across, down = ((part * side + (length - side) / 2) / length for part, length in ((across, width), (down, height)))
+        expected = 128 + 60 * np.sin(6 * across)[None] * np.cos(4 * down)[:, None]
+        assert abs(image - expected).mean() < 0.7 and about[:2] == (width, height), (width, height)
+
+
+def insert_segment(data, marker, content):
+    """Return JPEG data with one more segment after the first two bytes."""
+    return data[:2] + bytes([0xFF, marker]) + (2 + len(content)).to_bytes(2, "big") + content + data[2:]
+
+
+# Segments that are too short for what they say that they hold.
+SHORT_SEGMENTS = {"APP0": (0xE0, b"JFIF\0\1"), "APP14": (0xEE, b"Adobe\0d"), "ICC": (0xE2, b"ICC_PROFILE\0"),
+                  "Photoshop": (0xED, b"Photoshop 3.0\x008BIM\4\4\0"), "nothing but short": (0xFE, b"")}
+
+
+@pytest.mark.parametrize("kind", SHORT_SEGMENTS)
+def test_a_jpeg_with_a_short_segment_is_read_once_and_for_all_sections(tmp_path, kind):
+    """Section 2 reads such a file with OpenCV; what section 3 asks of it does not open it again, with a stricter reader."""
+    halves("L", 50, 200).save(tmp_path / "good.jpeg", quality=95)
+    spoilt = insert_segment((tmp_path / "good.jpeg").read_bytes(), *SHORT_SEGMENTS[kind])
+    (tmp_path / "a.jpeg").write_bytes(spoilt)
+    files = pd.DataFrame({"path": ["a.jpeg", "good.jpeg"]})
+    for _ in range(2):
+        x, table, broken = load_split(tmp_path, files, 32, "Loading", tmp_path / "cache")
+        assert broken.empty and np.array_equal(x[0], x[1])
+        assert table.loc[0, ["width", "height", "bytes", "colour"]].tolist() == [64, 48, len(spoilt), False]
+        (tmp_path / "good.jpeg").touch()
+    (tmp_path / "a.jpeg").unlink()
+    values = gather_clues(list(x), table)["size and colour mode of the file"]
+    np.testing.assert_allclose(values[0], [math.log(len(spoilt)), math.log(len(spoilt) / 64 / 48), 0], rtol=1e-6)
+
+
+def test_a_jpeg_larger_than_pillow_allows_is_read_for_all_sections(tmp_path, monkeypatch):
+    """As one of 182 megapixels is: Pillow refuses more than twice MAX_IMAGE_PIXELS."""
+    halves("RGB", (50, 50, 50), (200, 200, 200)).save(tmp_path / "a.jpeg", quality=95)
+    halves("L", 50, 200).save(tmp_path / "b.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 // 2 - 1)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "a.jpeg")
+    x, table, broken = load_split(tmp_path, pd.DataFrame({"path": ["a.jpeg", "b.png"]}), 32, "Loading")
+    assert table[["path", "width", "height", "colour"]].to_numpy().tolist() == [["a.jpeg", 64, 48, True]]
+    assert broken.path.tolist() == ["b.png"] and broken.problem.str.contains("exceeds limit of 3070 pixels").all()
+    assert gather_clues(list(x), table)["size and colour mode of the file"][0, 2] == 1
+
+
+@pytest.mark.parametrize("error", [struct.error("unpack requires a buffer of 4 bytes"), IndexError("index out of range"),
+                                   AttributeError("no attribute 'tag'"), EOFError(), MemoryError()], ids=repr)
+def test_whatever_a_decoder_raises_the_file_is_named(load, pictures, monkeypatch, error):
+    read = images.read_image
+
+    def fail(path, *arguments):
+        if "test/NORMAL/picture3" in str(path):
+            raise error
+        return read(path, *arguments)
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(images, "read_image", fail)
+        x, table, broken, _ = load()
+        assert len(x) == len(table) == 23 and broken.path.tolist() == ["test/NORMAL/picture3.jpeg"]
+        assert broken.problem.str.contains(str(error) or type(error).__name__).all()
+        assert load()[3] == (23 if isinstance(error, MemoryError) else 0), "too little memory today may be enough tomorrow"
 
 
 @pytest.mark.parametrize("size", [64, 96])
@@ -213,9 +299,9 @@ def test_reduced_decoding_stays_within_two_grey_levels_of_full_decoding(drawn_ti
             wide, high = round(size * width / max(film.shape)), round(size * height / max(film.shape))
         full = np.zeros((size, size), int)
         full[(size - high) // 2:, (size - wide) // 2:][:high, :wide] = cv2.resize(film, (wide, high), interpolation=cv2.INTER_AREA)
-        image, extent = read_image(path, size, geometry)
+        image, about = read_image(path, size, geometry)
         assert abs(image.astype(int) - full).mean() < 2
-        assert extent == Image.open(path).size
+        assert about[:2] == Image.open(path).size
 
 
 BROKEN = {
@@ -400,6 +486,13 @@ NO_PICTURES = {
     "annex.jpeg": (b"/annex/objects/SHA256E-s12--4d7a.jpeg\n", "git annex get"),
     "text.jpeg": (b"this is no picture", "^no picture of a known kind$"),
     "empty.jpeg": (b"", "^the file is empty$"),
+    "page.jpeg": (b"\n<!DOCTYPE html><html>404</html>", "^a web page, not an image that can be read here: convert it to PNG$"),
+    "report.pdf": (b"%PDF-1.7\n...", "^a PDF file, .* PNG$"),
+    "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "^a HEIC or AVIF picture, .* PNG$"),
+    "scan.nii": (b"\x5c\1\0\0" + bytes(340) + b"n+1\0" + bytes(100), "^a NIfTI file, .* PNG$"),
+    "scan.nii.gz": (b"\x1f\x8b\x08\0" + bytes(100), "^a gzip archive .*NIfTI.* PNG$"),
+    "film.dcm": (bytes(128) + b"DICM\2\0\0\0UL", "^a DICOM file, .* PNG$"),
+    "old film.dcm": (b"\x08\0\5\0\x0a\0\0\0ISO_IR 100" + bytes(200), "^a DICOM file, .* PNG$"),
 }
 
 
@@ -445,15 +538,32 @@ def test_the_first_film_that_can_be_read_is_shown_whole(pictures, capfd):
 
 @pytest.mark.parametrize(("spoil", "words"), [
     (shutil.rmtree, "No such file"),
+    (lambda folder: [path.write_bytes(bytes(128) + b"DICM") for path in folder.rglob("*.jpeg")],
+     "a DICOM file, .*: convert it to PNG. Mend or"),
     (lambda folder: [path.write_bytes(NO_PICTURES["lfs.jpeg"][0]) for path in folder.rglob("*.jpeg")], "git lfs pull"),
     (lambda folder: [(path.unlink(), path.symlink_to("gone")) for path in folder.rglob("*.jpeg")], "a broken link")])
 def test_without_a_film_there_is_one_sentence(pictures, capfd, spoil, words):
     files = list_images(pictures)
     capfd.readouterr()
     spoil(pictures)
-    with pytest.raises(ValueError, match=f"None of the 24 files in .* can be read.*{words}") as caught:
+    with pytest.raises(ValueError, match=f"None of the 24 files in .* can be read. The first is {files.path[0]}: .*{words}") as caught:
         find_film(pictures, files.path)
     assert "\n" not in str(caught.value) and capfd.readouterr() == ("", "")
+
+
+def test_a_folder_of_dicom_files_is_told_what_to_do(tmp_path):
+    """As a program exports them, with names that the chest X-ray set uses, too."""
+    for place in ("train/NORMAL", "train/PNEUMONIA", "test/NORMAL", "test/PNEUMONIA"):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / place / f"IM-0001-{number:04}-0001.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    files = list_images(tmp_path)
+    with pytest.raises(ValueError, match=r"None of the 16 .* a DICOM file, .*convert it to PNG") as caught:
+        find_film(tmp_path, files.path)
+    assert "The first is train/NORMAL/IM-0001-0000-0001.dcm: " in str(caught.value)
+    broken = load_split(tmp_path, files, 32, "Loading")[2]
+    with pytest.raises(ValueError, match=r"16 of 16 files cannot be read.*\(a DICOM file, .*convert it to PNG"):
+        check_unreadable(files, [broken])
 
 
 @pytest.mark.parametrize("name", ["read_alone", "read_file", "measure_jpeg", "make_square"])
@@ -470,8 +580,9 @@ def test_the_header_of_any_jpeg_is_measured_as_pillow_does():
             stream = io.BytesIO()
             Image.new(mode, (301, 207)).save(stream, "JPEG", **how)
             data = stream.getvalue()
-            assert images.measure_jpeg(data) == (None if mode == "CMYK" else (301, 207))
-            assert all(images.measure_jpeg(data[:end]) in (None, (301, 207)) for end in range(len(data)))
+            header = None if mode == "CMYK" else (301, 207, mode == "RGB")
+            assert images.measure_jpeg(data) == header
+            assert all(images.measure_jpeg(data[:end]) in (None, header) for end in range(len(data)))
 
 
 def test_unreadable_files_are_listed_and_the_rest_keeps_its_order(tiny):
@@ -757,7 +868,7 @@ def test_an_interrupted_load_stops_at_once(pictures, monkeypatch, tmp_path):
         read.append(path)
         if begun.is_set() and next(since_begin) in (100, 4000, 8000):  # again, as one that falls into a destructor is lost
             os.kill(os.getpid(), signal.SIGINT)
-        return np.zeros((size, size), np.uint8), (size, size)
+        return np.zeros((size, size), np.uint8), images.FileInfo(size, size, 1000, False)
 
     monkeypatch.setattr(images, "tqdm", Bar)
     monkeypatch.setattr(images, "read_image", interrupted)

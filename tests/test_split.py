@@ -1,10 +1,13 @@
 """Which images belong together, and that no patient is on both sides of a split."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cxr.dataset import list_images
+from cxr.images import load_split
 from cxr.split import count_leaks, find_duplicates, link_patients, split_by_patient
 
 
@@ -43,8 +46,35 @@ def test_a_patient_of_few_keeps_his_images_together():
 
 
 def test_a_class_with_one_patient_cannot_be_on_both_sides():
-    with pytest.raises(ValueError, match="No split by patient leaves images of both classes on both sides: there are too few"):
+    with pytest.raises(ValueError, match=r"The 2 NORMAL images .* belong to 1 group of patients .* Add other images to train/NORMAL"):
         split_by_patient(make_files(1, 1, 1, 0, 0), np.array([0, 1, 2, 3, 3]), 0.2, seed=0)
+
+
+def test_groups_that_are_shared_by_the_classes_may_leave_no_split():
+    """Two sick and two healthy groups, one of them the same: whichever side it is on, the other side lacks a class."""
+    files, groups = make_files(0, 0, 0, 1, 1, 1), np.array([0, 0, 1, 0, 0, 1])
+    assert set(split_by_patient(files, groups, 0.5, seed=0)) == {"fit", "holdout"}  # each group has both classes
+    lopsided = make_files(0, 1, 0, 1), np.array([0, 0, 1, 2])
+    for seed in range(5):
+        try:
+            part = split_by_patient(*lopsided, 0.5, seed=seed)
+        except ValueError as error:
+            assert "No split by patient leaves images of both classes on both sides: there are too few" in str(error)
+        else:
+            assert lopsided[0].label.groupby(part).nunique().min() == 2
+
+
+def test_one_picture_under_all_names_of_a_class_is_one_group(tiny):
+    """Its files have many patients by name, and one by content."""
+    normal = sorted(tiny.glob("train/NORMAL/*")) + sorted(tiny.glob("val/NORMAL/*"))
+    for path in normal[1:]:
+        shutil.copy(normal[0], path)
+    files = list_images(tiny)
+    x, files, _ = load_split(tiny, files[files.split != "test"], 32, "Loading")
+    assert files[files.label == 0].patient.nunique() > 2
+    groups = link_patients(files.patient, find_duplicates(x, files)[0])
+    with pytest.raises(ValueError, match=rf"The {len(normal)} NORMAL images .* 1 group of patients \(patients who share identical images"):
+        split_by_patient(files, groups, 0.2, seed=0)
 
 
 def test_patients_that_share_an_image_stay_together():

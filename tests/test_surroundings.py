@@ -9,6 +9,7 @@ from sklearn import metrics
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import StratifiedGroupKFold
 
+from cxr.images import load_split
 from cxr.surroundings import (
     answer_crossed,
     average_surroundings,
@@ -45,7 +46,8 @@ def write_films(folder, films):
     rows = []
     for number, film in enumerate(films):
         Image.fromarray(film[:, :, 0]).save(folder / f"{number}.png")
-        rows.append({"path": f"{number}.png", "width": film.shape[1], "height": film.shape[0], "label": number % 2})
+        rows.append({"path": f"{number}.png", "width": film.shape[1], "height": film.shape[0], "label": number % 2,
+                     "bytes": (folder / f"{number}.png").stat().st_size, "colour": False})
     return pd.DataFrame(rows)
 
 
@@ -55,7 +57,7 @@ def test_clues_do_not_see_where_anything_is_in_the_middle(tmp_path):
     film = np.repeat(np.repeat(film[::8, ::8], 8, 0), 8, 1)
     turned = film.copy()
     turned[24:72, 24:72] = film[71:23:-1, 71:23:-1]
-    clues = gather_clues([film, turned], write_films(tmp_path, [film, turned]), tmp_path)
+    clues = gather_clues([film, turned], write_films(tmp_path, [film, turned]))
     assert "all of these" in clues and len(clues) == 7
     for name, values in clues.items():
         assert values.shape[0] == 2 and values.dtype == np.float32
@@ -72,15 +74,16 @@ def test_what_only_one_class_has_in_one_place_is_found_there(tmp_path, clue, cha
     for film in films[1::2]:
         change(film)
     files = write_films(tmp_path, films)
-    answers = answer_crossed(gather_clues(films, files, tmp_path)[clue], files.label.to_numpy(), np.arange(40))
+    answers = answer_crossed(gather_clues(films, files)[clue], files.label.to_numpy(), np.arange(40))
     assert metrics.roc_auc_score(files.label, answers) == 1
 
 
 def test_a_file_in_colours_tells_itself_apart(tmp_path):
     film = draw_film()
-    files = write_films(tmp_path, [film] * 2)
+    write_films(tmp_path, [film] * 2)
     Image.fromarray(film[:, :, 0]).convert("RGB").save(tmp_path / "1.png")
-    values = gather_clues([film] * 2, files, tmp_path)["size and colour mode of the file"]
+    x, files, _ = load_split(tmp_path, pd.DataFrame({"path": ["0.png", "1.png"]}), 96, "Loading")
+    values = gather_clues(list(x), files)["size and colour mode of the file"]
     assert values[:, 2].tolist() == [0, 1]
     assert values[0, 0] == pytest.approx(np.log((tmp_path / "0.png").stat().st_size), rel=1e-5)
     assert values[0, 0] - values[0, 1] == pytest.approx(np.log(96 * 96), rel=1e-5)
@@ -112,6 +115,14 @@ def test_each_patient_is_answered_for_by_the_classifier_of_the_other_parts():
 def test_very_few_patients_are_enough():
     answers = answer_crossed(np.arange(8.0)[:, None], np.array([0] * 4 + [1] * 4), np.array([0, 0, 1, 1, 2, 2, 3, 3]))
     assert np.isfinite(answers).all()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_class_of_one_group_is_told_in_a_sentence(label):
+    """As where one picture lies under all names of a class."""
+    groups, labels = np.array([0, 0, 0, 1, 2, 3]), np.array([0] * 3 + [1] * 3) ^ label
+    with pytest.raises(ValueError, match=f"The 3 {('NORMAL', 'PNEUMONIA')[label]} images of train and val belong to 1 group of patients"):
+        answer_crossed(np.arange(6.0)[:, None], labels, groups)
 
 
 def test_the_sentence_fits_what_came_out():
