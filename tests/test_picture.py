@@ -114,8 +114,8 @@ NIFTI = b"\x5c\x01\0\0" + bytes(340) + b"n+1\0" + bytes(100)
 
 
 @pytest.mark.parametrize("name, data, words", [
-    ("photo.heic", HEIC, "no picture of a known kind"), ("scan.pdf", b"%PDF-1.7\n" + bytes(99), "no picture of a known kind"),
-    ("scan.nii", NIFTI, "no picture of a known kind"), ("notes.txt", b"a letter\n" * 50, "no picture of a known kind"),
+    ("photo.heic", HEIC, "a HEIC or AVIF picture"), ("scan.pdf", b"%PDF-1.7\n" + bytes(99), "a PDF file"),
+    ("scan.nii", NIFTI, "a NIfTI file"), ("notes.txt", b"a letter\n" * 50, "no picture of a known kind"),
     ("photo.jpeg", b"a letter\n" * 50, "no picture of a known kind"), ("film.png", b"", "empty"), ("film.dcm", b"", "empty"),
     ("letter.dcm", b"a letter\n" * 50, "no DICOM file"), ("film.dcm", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull")])
 def test_the_reason_is_one_sentence_without_addresses_in_memory(tmp_path, name, data, words):
