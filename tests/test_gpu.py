@@ -1,6 +1,5 @@
 """What a GPU decides (compilation, half precision, sharing of batches), and networks that leave the project."""
 
-import importlib.util
 import json
 import shutil
 
@@ -100,6 +99,7 @@ def run_onnx(path, x):
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
+@pytest.mark.long  # which installs what the export to ONNX needs
 def test_a_network_answers_the_same_however_it_is_called_and_saved(trained, tmp_path):
     model, x = trained
     expected, weights = model.predict(x, verbose=0), model.get_weights()
@@ -118,15 +118,8 @@ def test_a_network_answers_the_same_however_it_is_called_and_saved(trained, tmp_
         "reloaded, predicted": reloaded.predict(x, verbose=0),
         "SavedModel": exported.serve(x),
     }
-    if all(map(importlib.util.find_spec, ("onnxruntime", "tf2onnx"))):  # make test-long has them
-        model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
-        answers["ONNX"] = run_onnx(tmp_path / "model.onnx", x)
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    answers["ONNX"] = run_onnx(tmp_path / "model.onnx", x)
     for name, answer in answers.items():
         assert np.abs(np.asarray(answer) - expected).max() < 1e-4, name
     assert all(map(np.array_equal, model.get_weights(), weights)), "only fit changes a weight"
-
-
-@pytest.mark.long
-def test_onnx_is_among_what_is_compared():
-    """`make test-long` installs what the export needs, so that the test above compares it."""
-    assert all(map(importlib.util.find_spec, ("onnxruntime", "tf2onnx")))

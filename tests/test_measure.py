@@ -199,10 +199,25 @@ class Echo:
 
 def test_probabilities_come_in_the_order_of_the_images():
     x = np.tile(np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None], (1, 2, 2, 1))
-    said = predict_probabilities(Echo(), x, batch_size=2)
+    said = predict_probabilities(Echo(), x)
     assert said.dtype == np.float64 and said == pytest.approx(np.arange(0, 250, 50) / 255)
-    batches = ImageBatches([x[:2], x[2:]], np.array([4, 0, 3]), np.zeros(3), 2)
+    batches = ImageBatches([x[:2], x[2:]], np.array([4, 0, 3]), np.zeros(3, int), 2)
     assert predict_probabilities(Echo(), batches) * 255 == pytest.approx([200, 0, 150])
+
+
+def test_batches_of_any_size_are_answered_by_one_shape(monkeypatch):
+    """More images than a batch has, and fewer: each batch has 32, and nothing of what fills one up comes back."""
+    shapes = []
+
+    class Noting(Echo):
+        def predict(self, batches, verbose):
+            shapes.extend(batches[number][0].shape for number in range(len(batches)))
+            return super().predict(batches, verbose)
+
+    for count in (1, 32, 70):
+        x = np.random.default_rng(count).integers(0, 256, (count, 1, 1, 1), np.uint8)
+        assert predict_probabilities(Noting(), x) * 255 == pytest.approx(x.ravel())
+    assert shapes == [(32, 1, 1, 1)] * 5
 
 
 def test_other_thresholds_worked_out_by_hand():

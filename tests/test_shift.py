@@ -42,7 +42,7 @@ def test_one_line_for_all_changes_costs_what_ranking_within_each_hides():
 
 def test_shifted_batches_change_the_images_and_nothing_else():
     images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 1), np.uint8)
-    batches = ImageBatches([images], np.arange(10)[::-1], np.arange(10), 4)
+    batches = ImageBatches([images], np.arange(10)[::-1], np.arange(10) % 2, 4)
     brighter = change_batches(batches, lambda picture: picture + 60)
     for number in range(3):
         assert np.array_equal(brighter[number][0], np.minimum(batches[number][0].astype(int) + 60, 255))
@@ -55,7 +55,7 @@ def test_a_training_is_watched_on_films_as_they_are_and_with_every_change_equall
     varied = vary(batches, 3)
     seen, labels, weights = (np.concatenate(parts) for parts in zip(*(varied[number] for number in range(len(varied)))))
     seen, labels = seen[weights > 0], labels[weights > 0]
-    assert len(varied) == 10 and np.array_equal(seen[:12], images[::-1]) and np.array_equal(labels[:12], batches.labels)
+    assert len(varied) == 8 and np.array_equal(seen[:12], images[::-1]) and np.array_equal(labels[:12], batches.labels)
     assert labels[12:].tolist() == np.repeat(batches.labels, 3).tolist()
     expected, counts = [change for name, change in list_shifts(32).items() if name != "unchanged"], np.zeros(18, int)
     for place, picture in enumerate(seen[12:]):
