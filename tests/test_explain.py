@@ -39,6 +39,7 @@ def trained(phantoms):
     return model, x, train, x_test, test, predict_probabilities(model, x_test)
 
 
+@pytest.mark.long
 def test_phantoms_are_learnt_by_a_small_cnn_but_not_from_their_mean_grey_level(trained):
     _, x, train, x_test, test, probabilities = trained
     assert roc_auc_score(test.label, probabilities) > 0.95
@@ -47,6 +48,7 @@ def test_phantoms_are_learnt_by_a_small_cnn_but_not_from_their_mean_grey_level(t
     assert roc_auc_score(test.label, by_grey) < 0.8
 
 
+@pytest.mark.long
 def test_grad_cam_peaks_in_the_drawn_opacity(trained, phantoms):
     model, _, _, x_test, test, probabilities = trained
     found = np.flatnonzero((test.finding == "bacterial") & (probabilities > 0.5))
@@ -62,6 +64,7 @@ def test_grad_cam_peaks_in_the_drawn_opacity(trained, phantoms):
     assert np.mean(hits) > 4 * np.mean(chances), f"{np.mean(hits):.2f} of the peaks in the opacity, by chance {np.mean(chances):.2f}"
 
 
+@pytest.mark.long
 def test_grad_cam_of_the_other_answer_is_another_map(trained):
     model, _, _, x_test, _, _ = trained
     speaks_for, speaks_against = (grad_cam(model, x_test[:8], np.full(8, answer)) for answer in (True, False))
@@ -69,6 +72,7 @@ def test_grad_cam_of_the_other_answer_is_another_map(trained):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.long
 def test_grad_cam_after_half_precision_is_nearly_the_same_map(trained, policy):
     model, _, _, x_test, _, _ = trained
     with use_precision(policy):
