@@ -37,7 +37,8 @@ TRAIN = """if True:
         parts = [tf.config.LogicalDeviceConfiguration()] * count
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
     from types import SimpleNamespace
-        from cxr.batches import ImageBatches
+    from pathlib import Path
+    from cxr.batches import ImageBatches
     from cxr.machine import find_strategy, use_precision
     from cxr.measure import predict_probabilities
     from cxr.network import build_cnn
