@@ -24,7 +24,7 @@ from pathlib import Path
 
 WAYS = {
     "ancestor": "skimage.transform.resize to float64, as the notebook of 2021 did",
-    "opencv": "a plain loop of cv2.imread (grey) and cv2.resize",
+    "opencv": "a plain loop of cv2.imread (gray) and cv2.resize",
     "opencv_area": "the same with INTER_AREA: full decoding and area means",
     "pillow": "Pillow with draft(), reduced in the decoder, and resize by area",
     "keras": "keras.utils.image_dataset_from_directory, gathered into one array",
@@ -297,7 +297,7 @@ def tabulate(results):
     return "\n".join(lines)
 
 
-def summarise(results, count, size):
+def summarize(results, count, size):
     """Return the conditions and the main ratios in words."""
     ours = results["ours"]
 
@@ -390,7 +390,7 @@ def main():
     results = measure(
         arguments.folder, arguments.size, arguments.rounds, arguments.ancestor_share
     )
-    table, words = tabulate(results), summarise(results, count, arguments.size)
+    table, words = tabulate(results), summarize(results, count, arguments.size)
     print(f"\n{table}\n\n{words}")
     if arguments.save:
         arguments.save.with_suffix(".md").write_text(

@@ -156,7 +156,7 @@ NETWORKS = {"ancestor": ancestor, "kaggle": kaggle, "separable": separable}
 
 def ours(data: Path, work: Path, seed: int) -> dict:
     """Run the notebook with its full preset; return what is known of its network."""
-    settings = {"PRESET": "full", "BASELINE_EPOCHS": 0, "RESAMPLES": 10}
+    settings = {"PRESET": "full", "BASELINE_EPOCHS": 0, "BOOTSTRAP_SAMPLES": 10}
     folder = work / sweep.identify(sweep.read_notebook(), settings) / str(seed)
     where = {"SEED": seed, "DATA_DIR": data, "CACHE_DIR": work / "cache"}
     run = sweep.run_once(settings | where, folder)
@@ -241,7 +241,8 @@ def tabulate(results: dict[str, dict], asked: str, seed: int) -> str:
     The threshold of each is the notebook's rule on its answers for the unperturbed
     validation images.
     """
-    from cxr.measure import choose_threshold, score
+    from cxr.evaluation import metrics_with_ci
+    from cxr.thresholds import choose_threshold
 
     scores = [f"{asked} {name}" for name in ("AUC", "sensitivity", "specificity")]
     columns = ["network", "pixels", "parameters", "validation AUC", *scores]
@@ -256,7 +257,7 @@ def tabulate(results: dict[str, dict], asked: str, seed: int) -> str:
             validation.label.to_numpy(), validation.probability.to_numpy()
         )
         first, second = (
-            score(
+            metrics_with_ci(
                 own.label.to_numpy(),
                 own.probability.to_numpy(),
                 own.patient,
@@ -286,7 +287,12 @@ def main():
     add("--data", type=Path, required=True, help="the chest_xray folder")
     add("--minutes", type=float, help="the longest training (default: as long as ours)")
     add("--seed", type=int, default=0)
-    add("--work", type=Path, default=sweep.ROOT / "outputs/peers", help="where runs are kept")
+    add(
+        "--work",
+        type=Path,
+        default=sweep.ROOT / "outputs/peers",
+        help="where runs are kept",
+    )
     add("--save", type=Path, metavar="FILE.md", help="write the table there, too")
     add("--peers", nargs="*", choices=list(NETWORKS), default=list(NETWORKS))
     add("--left-out", action="store_true", help="see above")

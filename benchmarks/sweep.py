@@ -48,12 +48,12 @@ PROTOCOL = {
     "EPOCHS": 10,
     "PATIENCE": 2,
     "BASELINE_EPOCHS": 0,
-    "RESAMPLES": 10,
+    "BOOTSTRAP_SAMPLES": 10,
 }
 ABLATION = {
-    "no affine augmentation": {"POSE": 0},
-    "no intensity augmentation": {"EXPOSURE": 0},
-    "no blur and noise augmentation": {"TEXTURE": 0},
+    "no affine augmentation": {"AUG_AFFINE": 0},
+    "no intensity augmentation": {"AUG_INTENSITY": 0},
+    "no blur and noise augmentation": {"AUG_BLUR_NOISE": 0},
     "no dropout": {"DROPOUT": 0.0},
     "no weight decay": {"WEIGHT_DECAY": 0.0},
 }
@@ -212,7 +212,7 @@ def take_low_numbers(data: Path, target: Path, fraction: float = 0.13) -> Path:
     from cxr.dataset import list_images
 
     files = list_images(data)
-    files = files[files.split != "test"]
+    files = files[files.folder != "test"]
     if not files.known.any():
         sys.exit(
             f"No file name in {data} contains a patient number: this sweep needs the "
@@ -237,16 +237,16 @@ def score_shortcuts(data: Path, size: int = 96):
     Columns: path, label, group (images of one patient) and shortcut, a cross-fitted
     score for PNEUMONIA from everything that is not lung (section 3 of the notebook).
     """
+    from cxr.confounders import crossfit_ridge, shortcut_features
     from cxr.dataset import list_images
     from cxr.images import load_split
-    from cxr.split import find_duplicates, link_patients
-    from cxr.surroundings import answer_crossed, gather_clues
+    from cxr.split import find_duplicates, group_patients
 
     files = list_images(data)
-    x, files, _ = load_split(data, files[files.split != "test"], size, "Shortcuts")
-    group = link_patients(files.patient, find_duplicates(x, files)[0])
-    features = gather_clues(list(x), files)["all of these"]
-    shortcut = answer_crossed(features, files.label.to_numpy(), group)
+    x, files, _ = load_split(data, files[files.folder != "test"], size, "Shortcuts")
+    group = group_patients(files.patient, find_duplicates(x, files)[0])
+    features = shortcut_features(list(x), files)["all of these"]
+    shortcut = crossfit_ridge(features, files.label.to_numpy(), group)
     return files[["path", "label"]].assign(group=group, shortcut=shortcut)
 
 
@@ -256,10 +256,12 @@ def leave_out(data: Path, target: Path) -> Path:
     Its train consists of the patients without such an image. So the shortcuts hold for
     all images that the network is trained on, and fail for all that it is tested on.
     """
-    from cxr.rivals import find_conflicting
+    from cxr.model_comparison import bias_conflicting_mask
 
     table = score_shortcuts(data)
-    conflicting = find_conflicting(table.label.to_numpy(), table.shortcut.to_numpy())
+    conflicting = bias_conflicting_mask(
+        table.label.to_numpy(), table.shortcut.to_numpy()
+    )
     excluded = table.group.isin(table.group[conflicting])
     wanted = dict.fromkeys(table.path[~excluded], "train")
     wanted |= dict.fromkeys(table.path[conflicting], "test")
@@ -287,7 +289,7 @@ def resample(runs: list[dict], split: str, draws: int) -> dict:
     """
     import numpy as np
 
-    from cxr.measure import draw_patients, measure
+    from cxr.evaluation import cluster_bootstrap_weights, compute_metrics
 
     tables = [run["predictions"] for run in runs]
     tables = [table[table.split == split] for table in tables]
@@ -296,10 +298,10 @@ def resample(runs: list[dict], split: str, draws: int) -> dict:
         raise ValueError("Runs with different images cannot be compared.")
     labels = first.label.to_numpy()
     generator, values = np.random.default_rng(0), {}
-    for weights in draw_patients(first.patient, draws, 0):
+    for weights in cluster_bootstrap_weights(first.patient, draws, 0):
         seeds = generator.integers(len(runs), size=len(runs))
         scores = {
-            seed: measure(
+            seed: compute_metrics(
                 labels,
                 tables[seed].probability.to_numpy(),
                 runs[seed]["threshold"]["value"],

@@ -47,9 +47,7 @@ def make_input(images: np.ndarray, way: str, batch_size: int):
     rows = np.arange(len(images))
     augmentation = make_augmentation(0.5, 0.5, 0.5) if "augmented" in way else None
     kind = Fixed if way == "fixed batch" else ImageBatches
-    return kind(
-        [images], rows, rows % 2, batch_size, seed=0, augmentation=augmentation
-    )
+    return kind([images], rows, rows % 2, batch_size, seed=0, augmentation=augmentation)
 
 
 def time_pipeline(batches) -> float:
@@ -64,11 +62,11 @@ def make_training(batches, size: int, precision: str, jit: bool | str) -> Callab
     """Return a function that trains for an epoch and returns images a second."""
     import keras
 
-    from cxr.machine import use_precision
-    from cxr.network import build_cnn
+    from cxr.devices import dtype_policy_scope
+    from cxr.models import build_cnn
 
     keras.utils.set_random_seed(0)
-    with use_precision(precision):
+    with dtype_policy_scope(precision):
         model = build_cnn(size)
         model.compile(
             keras.optimizers.AdamW(0.001, weight_decay=0.004),
@@ -103,7 +101,7 @@ def main():
     arguments = parser.parse_args()
     import keras
 
-    from cxr.machine import find_device
+    from cxr.devices import detect_device
 
     size, count = arguments.size, arguments.images
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +121,7 @@ def main():
             for name, measure in measured.items():
                 speeds[name].append(measure())
     reference = next(name for name in speeds if name.endswith(WAYS[0]))
-    kind, device, _ = find_device()
+    kind, device, _ = detect_device()
     lines = [
         f"{kind} ({device}), Keras on {keras.backend.backend()}, {count} images of "
         f"{size} × {size} pixels in batches of {arguments.batch}, "

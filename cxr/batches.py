@@ -41,11 +41,20 @@ class ImageBatches(keras.utils.PyDataset):
         changes: Sequence[Callable] | None = None,
         augmentation: Callable | None = None,
     ):
-        super().__init__(workers=(os.cpu_count() or 1) if augmentation else 1, max_queue_size=4)
+        super().__init__(
+            workers=(os.cpu_count() or 1) if augmentation else 1, max_queue_size=4
+        )
         self.arrays, self.rows, self.labels = arrays, rows, labels
         self.size = devices * math.ceil(batch_size / devices)
-        self.seed, self.devices, self.changes, self.augmentation = seed, devices, changes, augmentation
-        self.class_weights = np.ones(2) if class_weights is None else np.asarray(class_weights)
+        self.seed, self.devices, self.changes, self.augmentation = (
+            seed,
+            devices,
+            changes,
+            augmentation,
+        )
+        self.class_weights = (
+            np.ones(2) if class_weights is None else np.asarray(class_weights)
+        )
         self.start_epoch(0)
 
     def __len__(self):
@@ -61,10 +70,16 @@ class ImageBatches(keras.utils.PyDataset):
     def __getitem__(self, number):
         places = np.arange(number * self.size, (number + 1) * self.size)
         chosen = self.order[places]
-        images = gather_images(self.arrays, self.rows[chosen], self.changes and [self.changes[one] for one in chosen])
+        images = gather_images(
+            self.arrays,
+            self.rows[chosen],
+            self.changes and [self.changes[one] for one in chosen],
+        )
         if self.augmentation:
             for image, row in zip(images[..., 0], self.rows[chosen], strict=True):
-                image[:] = self.augmentation(image, np.random.default_rng((self.seed or 0, self.epoch, row)))
+                image[:] = self.augmentation(
+                    image, np.random.default_rng((self.seed or 0, self.epoch, row))
+                )
         counted = np.where(places < len(self.rows), len(self.order) / len(self.rows), 0)
         labels = self.labels[chosen]
         return images, labels, (counted * self.class_weights[labels]).astype(np.float32)
@@ -79,28 +94,66 @@ def gather_images(arrays, wanted: np.ndarray, changes=None) -> np.ndarray:
         images[own] = array[wanted[own] - start]
     if changes is None:
         return images
-    changed = [change(image[:, :, 0].astype(np.float32)) for image, change in zip(images, changes, strict=True)]
+    changed = [
+        change(image[:, :, 0].astype(np.float32))
+        for image, change in zip(images, changes, strict=True)
+    ]
     return np.clip(np.round(changed), 0, 255).astype(np.uint8)[..., None]
 
 
-def change_batches(batches: "ImageBatches", change) -> "ImageBatches":
+def perturb_batches(batches: ImageBatches, change) -> ImageBatches:
     """Return the same batches, with each picture changed by a function of one picture, float32 (size, size) of 0–255."""
-    return ImageBatches(batches.arrays, batches.rows, batches.labels, batches.size, changes=[change] * len(batches.rows))
+    return ImageBatches(
+        batches.arrays,
+        batches.rows,
+        batches.labels,
+        batches.size,
+        changes=[change] * len(batches.rows),
+    )
 
 
-def fingerprint(batches: "ImageBatches") -> str:
+def data_fingerprint(batches: ImageBatches) -> str:
     """Return eight characters that tell these images, pixel by pixel, and labels from others."""
-    content, pixels = np.stack([batches.rows, batches.labels]).astype(np.int64).tobytes(), 0
-    for start in range(0, len(batches.rows), 256):  # they may be more than the memory holds
-        pixels = zlib.crc32(gather_images(batches.arrays, batches.rows[start: start + 256]).data, pixels)
-    return hashlib.sha256(content + str([pixels, *(array.shape for array in batches.arrays)]).encode()).hexdigest()[:8]
+    content, pixels = (
+        np.stack([batches.rows, batches.labels]).astype(np.int64).tobytes(),
+        0,
+    )
+    for start in range(
+        0, len(batches.rows), 256
+    ):  # they may be more than the memory holds
+        pixels = zlib.crc32(
+            gather_images(batches.arrays, batches.rows[start : start + 256]).data,
+            pixels,
+        )
+    return hashlib.sha256(
+        content + str([pixels, *(array.shape for array in batches.arrays)]).encode()
+    ).hexdigest()[:8]
 
 
 def make_batches(
-    part: str, pool_files: pd.DataFrame, arrays, batch_size: int, seed=None, devices=1, balance=False, augmentation=None
-) -> "ImageBatches":
-    """Return the batches of one part ("fit" or "holdout") of the pool; with `balance`, both classes weigh the same in them."""
-    rows = np.flatnonzero(pool_files.part == part)
-    labels = pool_files.label.to_numpy(np.uint8)[rows]
-    class_weights = len(labels) / 2 / np.bincount(labels, minlength=2) if balance else None
-    return ImageBatches(arrays, rows, labels, batch_size, seed, devices, class_weights, None, augmentation)
+    split: str,
+    files: pd.DataFrame,
+    arrays,
+    batch_size: int,
+    seed=None,
+    devices=1,
+    balance=False,
+    augmentation=None,
+) -> ImageBatches:
+    """Return the batches of one part ("train" or "val") of the pool; with `balance`, both classes weigh the same in them."""
+    rows = np.flatnonzero(files.split == split)
+    labels = files.label.to_numpy(np.uint8)[rows]
+    class_weights = (
+        len(labels) / 2 / np.bincount(labels, minlength=2) if balance else None
+    )
+    return ImageBatches(
+        arrays,
+        rows,
+        labels,
+        batch_size,
+        seed,
+        devices,
+        class_weights,
+        None,
+        augmentation,
+    )

@@ -1,30 +1,26 @@
 """The data set at hand: found or drawn, listed, named for what it is, and what is wrong with its files."""
 
-import contextlib
 import os
 import re
-import struct
-import tempfile
-import threading
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxr.download import DownloadError, download_data
 from cxr.phantoms import Phantom, write_phantoms
 from cxr.release import ChestXray, count_images, find_folders, is_whole, list_names
-from cxr.storage import name_folder, prepare_folder
-
-HEARING = threading.RLock()
+from cxr.storage import prepare_folder, wrap_os_errors
 
 
 def find_mounted() -> list[Path]:
     """Return the places where Colab, Kaggle or kagglehub may have put the data set already."""
     hub = Path(os.environ.get("KAGGLEHUB_CACHE") or "~/.cache/kagglehub").expanduser()
     versions = hub.glob(f"datasets/{ChestXray.slug}/versions/*/chest_xray")
-    return [*map(Path, ChestXray.mounts), *sorted(versions, key=lambda path: path.parent.name.zfill(9), reverse=True)]
+    return [
+        *map(Path, ChestXray.mounts),
+        *sorted(versions, key=lambda path: path.parent.name.zfill(9), reverse=True),
+    ]
 
 
 def find_data(home: Path, data_dir: str) -> Path:
@@ -39,7 +35,9 @@ def find_data(home: Path, data_dir: str) -> Path:
             print(f"{folder} cannot be read ({error.strerror or error}).")
             continue
         if set(ChestXray.mendeley_counts) <= set(found) and all(found.values()):
-            print(f"Found {sum(found.values()):,} images in {folder}: nothing to download.")
+            print(
+                f"Found {sum(found.values()):,} images in {folder}: nothing to download."
+            )
             return folder
     try:
         download_data(target)
@@ -49,7 +47,7 @@ def find_data(home: Path, data_dir: str) -> Path:
     phantoms = home / "data" / "phantoms" / "chest_xray"
     if not phantoms.exists():
         prepare_folder(phantoms.parent, "No data, and the folder for phantoms", 100e6)
-        with name_folder(phantoms.parent):
+        with wrap_os_errors(phantoms.parent):
             write_phantoms(phantoms)
     return phantoms
 
@@ -60,14 +58,28 @@ def parse_name(name: str, label: int) -> tuple[str, str, bool]:
     The patient is (folder, bare number), the coarser reading: numbers restart in each series of the set, and whether
     `person5_bacteria` and `person5_virus` are one child cannot be known, so they are kept together.
     """
-    if match := re.match("(BACTERIA|VIRUS)-([0-9]+)-" if label else "(NORMAL)-([0-9]+)-", name):  # version 3 at Mendeley
-        return f"patient{match[2]}", {"NORMAL": "normal", "BACTERIA": "bacterial", "VIRUS": "viral"}[match[1]], True
+    if match := re.match(
+        "(BACTERIA|VIRUS)-([0-9]+)-" if label else "(NORMAL)-([0-9]+)-", name
+    ):  # version 3 at Mendeley
+        return (
+            f"patient{match[2]}",
+            {"NORMAL": "normal", "BACTERIA": "bacterial", "VIRUS": "viral"}[match[1]],
+            True,
+        )
     if label == 0:
         match = re.match(r"(?:NORMAL2-)?IM-(\d+)", name)
-        return (f"IM-{int(match[1])}" if match else f"normal {name}"), "normal", bool(match)
+        return (
+            (f"IM-{int(match[1])}" if match else f"normal {name}"),
+            "normal",
+            bool(match),
+        )
     match = re.match(r"person(\d+)_(bacteria|virus)", name)
     if match:
-        return f"person{int(match[1])}", {"bacteria": "bacterial", "virus": "viral"}[match[2]], True
+        return (
+            f"person{int(match[1])}",
+            {"bacteria": "bacterial", "virus": "viral"}[match[2]],
+            True,
+        )
     return f"pneumonia {name}", "unknown", False
 
 
@@ -75,29 +87,55 @@ def list_class(folder: Path) -> list[str]:
     """Return the names of the files in a class folder; raise ValueError, naming it, if there are none."""
     if names := list_names(folder):
         return names
-    inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    inner = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
     if inner:
-        listed = ", ".join(inner[:3]) + (f" and {len(inner) - 3:,} more" if len(inner) > 3 else "")
-        raise ValueError(f"The folder {folder.resolve()} holds subfolders ({listed}) but no files: move the images of that class "
-                         "out of them, right into it.")
-    raise ValueError(f"The folder {folder.resolve()} is empty: put images of that class into it.")
+        listed = ", ".join(inner[:3]) + (
+            f" and {len(inner) - 3:,} more" if len(inner) > 3 else ""
+        )
+        raise ValueError(
+            f"The folder {folder.resolve()} holds subfolders ({listed}) but no files: move the images of that class "
+            "out of them, right into it."
+        )
+    raise ValueError(
+        f"The folder {folder.resolve()} is empty: put images of that class into it."
+    )
 
 
-def find_unused(folder: Path, splits: dict[str, str], classes: dict[str, dict[str, str]]) -> list[str]:
+def find_unused(
+    folder: Path, splits: dict[str, str], classes: dict[str, dict[str, str]]
+) -> list[str]:
     """Return the sorted paths below `folder` of what `list_images` leaves out, except hidden entries.
 
     `splits`: {split: its folder}, `classes`: {split: {class: its folder}}. Beside the splits only folders and images count, as
     texts and tables often lie there.
     """
-    unused = [entry.name for entry in os.scandir(folder) if entry.name not in (*splits.values(), "__MACOSX")
-              and (entry.is_dir() or entry.name.lower().endswith(ChestXray.suffixes))]
-    if "chest_xray" in unused and count_images(folder / "chest_xray") == count_images(folder):
-        unused.remove("chest_xray")  # Kaggle's archive holds a copy of all images in itself
+    unused = [
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name not in (*splits.values(), "__MACOSX")
+        and (entry.is_dir() or entry.name.lower().endswith(ChestXray.suffixes))
+    ]
+    if "chest_xray" in unused and count_images(folder / "chest_xray") == count_images(
+        folder
+    ):
+        unused.remove(
+            "chest_xray"
+        )  # Kaggle's archive holds a copy of all images in itself
     for split, name in splits.items():
         own = classes[split].values()
-        unused += [f"{name}/{entry}" for entry in os.listdir(folder / name) if entry not in own]
-        unused += [f"{name}/{one}/{entry.name}" for one in own for entry in os.scandir(folder / name / one)
-                   if entry.is_dir(follow_symlinks=False)]
+        unused += [
+            f"{name}/{entry}" for entry in os.listdir(folder / name) if entry not in own
+        ]
+        unused += [
+            f"{name}/{one}/{entry.name}"
+            for one in own
+            for entry in os.scandir(folder / name / one)
+            if entry.is_dir(follow_symlinks=False)
+        ]
     return sorted(path for path in unused if "/." not in f"/{path}")
 
 
@@ -105,39 +143,68 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     """Return a DataFrame of the files, in a fixed order: split, path below `folder`, label, patient, finding, known.
 
     A file that is not hidden is listed, picture or not, so that none can vanish unnoticed; what lies elsewhere is named.
-    `known` is whether the name is one of the chest X-ray set; if not, the file is its own patient (see `has_known_names`).
+    `known` is whether the name is one of the chest X-ray set; if not, the file is its own patient (see `has_dataset_names`).
     Raises FileNotFoundError or ValueError, naming the folder that is missing or empty, or a name that is no text.
     """
     folder, rows = Path(folder), []
     if not folder.is_dir():
-        reason = "is a file: unpack it first, and name the folder chest_xray" if folder.exists() else "does not exist: correct it"
-        raise FileNotFoundError(f"DATA_DIR {folder.resolve()} {reason}, or leave it empty to get the data.")
+        reason = (
+            "is a file: unpack it first, and name the folder chest_xray"
+            if folder.exists()
+            else "does not exist: correct it"
+        )
+        raise FileNotFoundError(
+            f"DATA_DIR {folder.resolve()} {reason}, or leave it empty to get the data."
+        )
     splits, classes = find_folders(folder, ChestXray.split_folders), {}
     for split in ChestXray.split_folders:
         if split == "val" and "val" not in splits:
-            print("There is no val folder (the original at Mendeley has none): section 4 makes a better one anyway.")
+            print(
+                "There is no val folder (the original at Mendeley has none): section 4 makes a better one anyway."
+            )
             continue
-        classes[split] = find_folders(folder / splits.get(split, split), ChestXray.class_folders)
+        classes[split] = find_folders(
+            folder / splits.get(split, split), ChestXray.class_folders
+        )
         for label, name in enumerate(ChestXray.class_folders):
             if name not in classes[split]:
                 inner = find_folders(folder / "chest_xray", ChestXray.split_folders)
-                if split in inner and name in find_folders(folder / "chest_xray" / inner[split], ChestXray.class_folders):
-                    raise FileNotFoundError(f"DATA_DIR {folder.resolve()} is one folder too high: name the folder chest_xray in it.")
-                raise FileNotFoundError(f"DATA_DIR lacks the folder {(folder / splits.get(split, split) / name).resolve()}: "
-                                        "it must hold {train,val,test}/{NORMAL,PNEUMONIA}.")
+                if split in inner and name in find_folders(
+                    folder / "chest_xray" / inner[split], ChestXray.class_folders
+                ):
+                    raise FileNotFoundError(
+                        f"DATA_DIR {folder.resolve()} is one folder too high: name the folder chest_xray in it."
+                    )
+                raise FileNotFoundError(
+                    f"DATA_DIR lacks the folder {(folder / splits.get(split, split) / name).resolve()}: "
+                    "it must hold {train,val,test}/{NORMAL,PNEUMONIA}."
+                )
             place = f"{splits[split]}/{classes[split][name]}"
-            rows += [(split, f"{place}/{file}", label, *parse_name(file, label)) for file in list_class(folder / place)]
+            rows += [
+                (split, f"{place}/{file}", label, *parse_name(file, label))
+                for file in list_class(folder / place)
+            ]
         if splits[split].lower() != split:
             print(f"The folder {splits[split]} is used as {split}.")
-    files = pd.DataFrame(rows, columns=["split", "path", "label", "patient", "finding", "known"])
+    files = pd.DataFrame(
+        rows, columns=["folder", "path", "label", "patient", "finding", "known"]
+    )
     unused = find_unused(folder, splits, classes)
-    if odd := [path for path in (*files.path, *unused) if path != path.encode("utf-8", "replace").decode()]:
-        raise ValueError(f"{len(odd)} file names in {folder.resolve()} are not UTF-8, the first is {os.fsencode(odd[0])!r}: rename them, "
-                         "or extract the archive anew with a program that knows their encoding (such as unzip -O cp437).")
+    if odd := [
+        path
+        for path in (*files.path, *unused)
+        if path != path.encode("utf-8", "replace").decode()
+    ]:
+        raise ValueError(
+            f"{len(odd)} file names in {folder.resolve()} are not UTF-8, the first is {os.fsencode(odd[0])!r}: rename them, "
+            "or extract the archive anew with a program that knows their encoding (such as unzip -O cp437)."
+        )
     if unused:
-        print(f"NOT used: {', '.join(unused[:5])}{f' and {len(unused) - 5:,} more' if len(unused) > 5 else ''}. Only files right in "
-              "the folders NORMAL and PNEUMONIA of train, val and test are: move there what should be used.")
-    if not has_known_names(files):
+        print(
+            f"NOT used: {', '.join(unused[:5])}{f' and {len(unused) - 5:,} more' if len(unused) > 5 else ''}. Only files right in "
+            "the folders NORMAL and PNEUMONIA of train, val and test are: move there what should be used."
+        )
+    if not has_dataset_names(files):
         files["known"] = False
         files["finding"] = np.where(files.label == 1, "unknown", "normal")
     files["patient"] = files.patient.where(files.known, files.path)
@@ -145,130 +212,52 @@ def list_images(folder: str | Path) -> pd.DataFrame:
     return files
 
 
-def has_known_names(files: pd.DataFrame) -> bool:
+def has_dataset_names(files: pd.DataFrame) -> bool:
     """Return whether the file names are those of the chest X-ray set: over 95 % of the images', and most of the files' in each class.
 
     Other programs use some of these names, too: IM-0001-0009-0001 is image 9 of a series, whoever the patient is. They use them
     for both classes, so in PNEUMONIA such a name gives them away.
     """
-    images = files[files.known | files.path.str.lower().str.endswith(ChestXray.suffixes)]
-    return images.known.mean() > 0.95 and files.known.groupby(files.label).mean().min() > 0.5
+    images = files[
+        files.known | files.path.str.lower().str.endswith(ChestXray.suffixes)
+    ]
+    return (
+        images.known.mean() > 0.95
+        and files.known.groupby(files.label).mean().min() > 0.5
+    )
 
 
 def check_patients(files: pd.DataFrame):
     """Raise ValueError if one class of the train and val folders has too few patients to learn from and validate on."""
     for label, name in enumerate(("NORMAL", "PNEUMONIA")):
-        own = files[(files.split != "test") & (files.label == label)]
+        own = files[(files.folder != "test") & (files.label == label)]
         if own.patient.nunique() < 2:
-            raise ValueError(f"train and val hold {len(own)} {name} image(s) of {own.patient.nunique()} patient(s): at least 2 "
-                             f"patients a class are needed, one to learn from and one to validate on. Add images to train/{name}.")
+            raise ValueError(
+                f"train and val hold {len(own)} {name} image(s) of {own.patient.nunique()} patient(s): at least 2 "
+                f"patients a class are needed, one to learn from and one to validate on. Add images to train/{name}."
+            )
 
 
-def read_file(path: str | Path) -> bytes:
-    """Return what a file holds; raise ValueError if that is nothing, or only points to the picture."""
-    with open(path, "rb") as file:
-        data = file.read()
-    if not data:
-        raise ValueError("the file is empty")
-    if data.startswith((b"version https://git-lfs", b"/annex/objects/")):
-        raise ValueError("a pointer in place of the picture, which `git lfs pull` (or `git annex get`) fetches")
-    return data
+def identify_dataset(folder: str | Path, files: pd.DataFrame) -> str:
+    """Return "phantom", "chest-xray-pneumonia" or "other", by what the files say and how they are named (see `has_dataset_names`)."""
 
-
-def explain(error: Exception, path: str | Path) -> str:
-    """Return in one line why a file could not be read."""
-    if os.path.islink(path) and not os.path.exists(path):
-        return "a broken link: what it points to is not there (`git annex get` or `dvc pull` may fetch it)"
-    if isinstance(error, UnidentifiedImageError):
-        return "no picture of a known kind"
-    if isinstance(error, MemoryError):
-        return "MemoryError: there is too little memory to decode it"
-    text = re.sub(r" ?<[^<>]* at 0x\w+>", "", str(error)).strip() or type(error).__name__
-    return text.splitlines()[0][:120]
-
-
-def name_format(data: bytes) -> str:
-    """Return in words what data are that are no picture, or one of a kind that Pillow does not read; "" if that is unknown."""
-    start = data[:512].lstrip().lower()
-    found = {
-        "a DICOM file": data[128:132] == b"DICM" or data[:2] in (b"\2\0", b"\x08\0"),  # with its preamble or without
-        "a HEIC or AVIF picture": data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif"),
-        "a NIfTI file": data[344:348] in (b"n+1\0", b"ni1\0"),
-        "a NRRD file": data.startswith(b"NRRD"),
-        "a NumPy array": data.startswith(b"\x93NUMPY"),
-        "a PDF file": start.startswith(b"%pdf"),
-        "a zip archive": data.startswith(b"PK\3\4"),
-        "a gzip archive (a compressed NIfTI file, for example)": data.startswith(b"\x1f\x8b"),
-        "a web page": start.startswith((b"<!doctype html", b"<html")),
-        "an SVG drawing": start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start),
-    }
-    return next((name for name, holds in found.items() if holds), "")
-
-
-def measure_jpeg(data: bytes) -> tuple[int, int, bool] | None:
-    """Return (width, height, whether it is in colour) of a grey or colour JPEG of 8 bits, None of other data.
-
-    See ISO/IEC 10918-1, annex B; this is 20 × as fast as Pillow.
-    """
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 < len(data) and data[at] == 0xFF:
-        marker, length, bits, height, width, channels = struct.unpack_from(">xBHBHHB", data, at)
-        if 0xC0 <= marker <= 0xC2:
-            return (width, height, channels == 3) if bits == 8 and channels in (1, 3) and width and height else None
-        at += 2 + length
-    return None
-
-
-def decode_odd(stored: Image.Image) -> np.ndarray:
-    """Decode any picture that Pillow has opened (PNG, palette, RGBA, CMYK, 10 to 16 bits, rotated …); return uint8 (height, width)."""
-    deep = any(";16" in str(tile) for tile in getattr(stored, "tile", ()))
-    stored.load()  # raises OSError if the data end too early
-    picture = ImageOps.exif_transpose(stored)
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float64)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"pixel values of mode {picture.mode} out of the range 0 to 65,535")
-        white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if values.max() < 2**bits)  # 12 bits are often stored in 16
-        inverted = getattr(stored, "tag_v2", {}).get(262) == 0  # TIFF's "minimum is white", which Pillow minds up to 8 bits only
-        return np.round((white - values if inverted else values) * (255 / white)).astype(np.uint8)
-    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
-    grey = np.asarray(picture.convert("L"))
-    if deep and grey.max() < 64:  # of each 16 bits Pillow keeps the upper 8
-        raise ValueError("a colour picture of 16 bits that uses only the darkest quarter of them: save it as grey levels")
-    return grey
-
-
-@contextlib.contextmanager
-def hear_decoder():
-    """Give, while it lasts, the number of a file that holds what goes to stderr: there only libjpeg says that data are damaged."""
-    with HEARING, tempfile.TemporaryFile() as heard:
-        stderr = os.dup(2)
-        os.dup2(heard.fileno(), 2)
-        try:
-            yield heard.fileno()
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            heard.seek(0)
-            os.write(2, b"".join(line for line in heard if b" JPEG " not in line))
-
-
-def identify_data(folder: str | Path, files: pd.DataFrame) -> str:
-    """Return "phantom", "chest-xray-pneumonia" or "other", by what the files say and how they are named (see `has_known_names`)."""
     def is_phantom(path):
         try:
             with open(Path(folder) / path, "rb") as file:
                 return Phantom.mark in file.read(256)
         except OSError:
-            return False  # reading it is section 2's job, and so is saying that it failed
+            return (
+                False  # reading it is section 2's job, and so is saying that it failed
+            )
 
     if any(is_phantom(path) for path in files.path):
         return "phantom"
     return "chest-xray-pneumonia" if files.known.any() else "other"
 
 
-def describe_data(data_dir: Path, files: pd.DataFrame, kind: str, release: str, official: bool) -> str:
+def describe_data(
+    data_dir: Path, files: pd.DataFrame, kind: str, release: str, official: bool
+) -> str:
     """Return in words which data these are, and with which published scores those on them can be compared, if with any."""
     text = f"{data_dir} holds {len(files):,} files"
     if kind == "phantom":
@@ -279,11 +268,15 @@ def describe_data(data_dir: Path, files: pd.DataFrame, kind: str, release: str, 
     if release == ChestXray.mixed:
         return f"{text}: a child may have two, and be on both sides of a split. Use one; scores below compare with no published ones."
     if official:
-        return (f"{text}, in the official split. Scores on its test folder can be compared with those of {ChestXray.published[release]}: "
-                f"{sum(len(words.split()) for words in ChestXray.kaggle_only.values())} of the {ChestXray.counts['test/NORMAL']} healthy "
-                "test films differ between Kaggle's copy and version 3.")
-    return (f"{text}, but not in the official numbers (5,856, of which 624 for test): "
-            "scores below cannot be compared with published ones. If a download was cut short, delete the folder and run again.")
+        return (
+            f"{text}, in the official split. Scores on its test folder can be compared with those of {ChestXray.published[release]}: "
+            f"{sum(len(words.split()) for words in ChestXray.kaggle_only.values())} of the {ChestXray.counts['test/NORMAL']} healthy "
+            "test films differ between Kaggle's copy and version 3."
+        )
+    return (
+        f"{text}, but not in the official numbers (5,856, of which 624 for test): "
+        "scores below cannot be compared with published ones. If a download was cut short, delete the folder and run again."
+    )
 
 
 def check_unreadable(files: pd.DataFrame, broken: list[pd.DataFrame]) -> pd.DataFrame:
@@ -293,15 +286,27 @@ def check_unreadable(files: pd.DataFrame, broken: list[pd.DataFrame]) -> pd.Data
     """
     unreadable = pd.concat(broken, ignore_index=True)
     if len(unreadable) > max(3, 0.01 * len(files)):
-        raise ValueError(f"{len(unreadable)} of {len(files)} files cannot be read, too many to go on; the first is "
-                         f"{unreadable.path[0]} ({unreadable.problem[0]}). Get the data again, or remove these files.")
+        raise ValueError(
+            f"{len(unreadable)} of {len(files)} files cannot be read, too many to go on; the first is "
+            f"{unreadable.path[0]} ({unreadable.problem[0]}). Get the data again, or remove these files."
+        )
     good = files[~files.path.isin(unreadable.path)]
     check_patients(good)
     for label, name in enumerate(("NORMAL", "PNEUMONIA")):
-        if not len(good[(good.split == "test") & (good.label == label)]):
-            raise ValueError(f"No file in test/{name} can be read: replace {', '.join(unreadable.path[:3])}.")
-    print(f"{len(unreadable)} of {len(files):,} files could not be read{':' if len(unreadable) else '.'}")
-    print("".join(f"- {path}: {problem}\n" for path, problem in unreadable.itertuples(index=False)), end="")
+        if not len(good[(good.folder == "test") & (good.label == label)]):
+            raise ValueError(
+                f"No file in test/{name} can be read: replace {', '.join(unreadable.path[:3])}."
+            )
+    print(
+        f"{len(unreadable)} of {len(files):,} files could not be read{':' if len(unreadable) else '.'}"
+    )
+    print(
+        "".join(
+            f"- {path}: {problem}\n"
+            for path, problem in unreadable.itertuples(index=False)
+        ),
+        end="",
+    )
     return unreadable
 
 
@@ -311,19 +316,36 @@ def is_official(folder: str | Path, release: str) -> bool:
 
 
 def identify_release(files: pd.DataFrame, kind: str) -> str:
-    """Return in words which release the names of the files are of (see `list_images`, `identify_data`), or "none" for other data."""
+    """Return in words which release the names of the files are of (see `list_images`, `identify_dataset`), or "none" for other data."""
     if kind != "chest-xray-pneumonia":
         return "none"
-    third = files.patient[files.known].str.startswith("patient")  # a number that only the names of version 3 tell
-    return ChestXray.mendeley if third.all() else ChestXray.mixed if third.any() else ChestXray.kaggle
+    third = files.patient[files.known].str.startswith(
+        "patient"
+    )  # a number that only the names of version 3 tell
+    return (
+        ChestXray.mendeley
+        if third.all()
+        else ChestXray.mixed
+        if third.any()
+        else ChestXray.kaggle
+    )
 
 
-def mark_kaggle_only(files: pd.DataFrame) -> np.ndarray:
+def kaggle_only_mask(files: pd.DataFrame) -> np.ndarray:
     """Return which of the files are healthy test films that Kaggle's copy has and version 3 has not: bool (n,).
 
     Found by matching Kaggle's 624 test films with the 28-pixel test set of MedMNIST, presumably made from version 3: 557 have a
     twin there, 67 have none. Where most of the 67 are missing it is another test folder, with some of the names by chance.
     """
-    names = [(series, *word.partition("-")) for series, words in ChestXray.kaggle_only.items() for word in words.split()]
-    own = files.path.isin({f"test/NORMAL/{series}IM-{number:0>4}-0001{dash}{part}.jpeg" for series, number, dash, part in names})
+    names = [
+        (series, *word.partition("-"))
+        for series, words in ChestXray.kaggle_only.items()
+        for word in words.split()
+    ]
+    own = files.path.isin(
+        {
+            f"test/NORMAL/{series}IM-{number:0>4}-0001{dash}{part}.jpeg"
+            for series, number, dash, part in names
+        }
+    )
     return (own & (2 * own.sum() > len(names))).to_numpy()

@@ -79,7 +79,7 @@ def list_ages(header) -> dict[str, int | None]:
     return {said: age if age in possible else None for said, age in ages.items()}
 
 
-def find_lateral(header) -> str:
+def lateral_view_evidence(header) -> str:
     """Return what a header says of a view from the side, "" if it says nothing of one.
 
     What describes the image itself comes before what describes its series, and that
@@ -128,7 +128,7 @@ def read_header(header) -> list[str]:
     kind, part = fold_text(header.get("Modality")), header.get("BodyPartExamined") or ""
     kind_of_file = getattr(header.get("SOPClassUID"), "name", "")
     processing = fold_text(header.get("PresentationIntentType"), kind_of_file)
-    lateral = find_lateral(header)
+    lateral = lateral_view_evidence(header)
     chest = "CHEST|THORAX|TORAX|TORACE|THORACIQUE|LUNGS?|LUNGEN?|POUMONS?|POITRINE"
     chest += "|PULM(O|AO|ON|ONES|OES|ONARY|ONAIRE)|POLMON[EI]|BRUSTKORB"
     body, abdomen = fold_text(part), r"ABD\w*|SPINE"
@@ -151,7 +151,7 @@ def read_header(header) -> list[str]:
 
 
 def merge_frame_groups(header) -> None:
-    """Copy what the functional groups say of the grey levels into the header itself.
+    """Copy what the functional groups say of the gray levels into the header itself.
 
     Enhanced images keep their window and their rescaling there (PS3.3, C.7.6.16), for
     all frames or for each; only images of one frame are shown here.
@@ -163,7 +163,9 @@ def merge_frame_groups(header) -> None:
                     header.update(item)
 
 
-def look_up(values: np.ndarray, header, name: str) -> tuple[np.ndarray, int] | None:
+def apply_lookup_table(
+    values: np.ndarray, header, name: str
+) -> tuple[np.ndarray, int] | None:
     """Return (values seen through a look-up table, the highest that it can give).
 
     Returns None without a table; raises ValueError if entries are missing. pydicom's
@@ -195,11 +197,11 @@ def apply_window(values: np.ndarray, header, step: float) -> np.ndarray:
     """Return values seen through the first window of a header, 0 to 255.
 
     These are the functions of PS3.3, C.11.2.1.2 and C.11.2.1.3. `step`: how far apart
-    neighbouring values are. Raises ValueError for a window that the standard forbids,
+    neighboring values are. Raises ValueError for a window that the standard forbids,
     and for one that makes black and white of a film because its width was meant for
     LINEAR_EXACT.
     """
-    centre, width = [
+    center, width = [
         float(np.atleast_1d(header[name].value)[0])
         for name in ("WindowCenter", "WindowWidth")
     ]
@@ -217,16 +219,16 @@ def apply_window(values: np.ndarray, header, step: float) -> np.ndarray:
             f"its Window Width of 1 leaves only black and white of values {step:g} apart"
         )
     if function == "SIGMOID":
-        return 255 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -99, 99)))
+        return 255 / (1 + np.exp(np.clip(-4 * (values - center) / width, -99, 99)))
     if function == "LINEAR":
-        centre, width = centre - 0.5, width - 1
+        center, width = center - 0.5, width - 1
     if width == 0:
-        return np.where(values > centre, 255.0, 0.0)
-    return 255 * np.clip((values - centre) / width + 0.5, 0, 1)
+        return np.where(values > center, 255.0, 0.0)
+    return 255 * np.clip((values - center) / width + 0.5, 0, 1)
 
 
-def show_values(stored: np.ndarray, header) -> np.ndarray:
-    """Return stored values (height, width) as grey levels, uint8 of the same shape.
+def render_pixels(stored: np.ndarray, header) -> np.ndarray:
+    """Return stored values (height, width) as gray levels, uint8 of the same shape.
 
     They are seen through the look-up tables or the window that the header gives, or
     else from the least to the most. Padding is black.
@@ -242,10 +244,10 @@ def show_values(stored: np.ndarray, header) -> np.ndarray:
     # pydicom's apply_modality_lut fails where slope and intercept are there, but empty.
     slope = float(header.get("RescaleSlope") or 1)
     values, step = stored * slope + float(header.get("RescaleIntercept") or 0), slope
-    if modality := look_up(stored, header, "ModalityLUTSequence"):
+    if modality := apply_lookup_table(stored, header, "ModalityLUTSequence"):
         values, step = modality[0], 1
     window = [header.get(name) for name in ("WindowCenter", "WindowWidth")]
-    if shown := look_up(values, header, "VOILUTSequence"):
+    if shown := apply_lookup_table(values, header, "VOILUTSequence"):
         levels = 255 * shown[0] / shown[1]
     elif None not in window:
         levels = apply_window(values, header, abs(step))
@@ -289,7 +291,7 @@ def parse_file(data: bytes):
     if "FloatPixelData" in header or "DoubleFloatPixelData" in header:
         raise ValueError("it holds pixels of floating-point numbers, no radiograph")
     if not header.get("PixelData"):
-        raise ValueError(f"it holds no image ({name_content(header)})")
+        raise ValueError(f"it holds no image ({describe_content(header)})")
     needed = "Rows Columns SamplesPerPixel PhotometricInterpretation BitsAllocated"
     needed += " BitsStored PixelRepresentation"
     if lacking := [name for name in needed.split() if header.get(name) in (None, "")]:
@@ -297,7 +299,7 @@ def parse_file(data: bytes):
     return header
 
 
-def name_content(header) -> str:
+def describe_content(header) -> str:
     """Return what a DICOM file without pixel data is, as "it is a …"."""
     kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     name, modality = getattr(kind, "name", ""), fold_text(header.get("Modality"))
@@ -357,8 +359,8 @@ def read_dicom(data: bytes) -> tuple[np.ndarray, list[str]]:
         if stored.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
             raise ValueError(
                 f"it holds {header.get('NumberOfFrames') or 1} frames of the kind "
-                f"{kind}, and one of grey or RGB can be shown"
+                f"{kind}, and one of gray or RGB can be shown"
             )
         # Overlays may lie in the bits above; pydicom clears them, but not in JPEG 2000.
         unused = 8 * stored.itemsize - header.BitsStored
-        return show_values(stored << unused >> unused, header), notes
+        return render_pixels(stored << unused >> unused, header), notes

@@ -17,30 +17,38 @@ class StorageError(OSError):
     """A folder cannot be written, or has no room; the message says which, and what to do."""
 
 
-def refuse_storage(folder: Path, error: OSError) -> StorageError:
+def as_storage_error(folder: Path, error: OSError) -> StorageError:
     """Return a StorageError for an OSError that came up while writing into `folder`; one that says it already stays as it is."""
     if isinstance(error, StorageError):
         return error
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return StorageError(f"{Path(folder).resolve()} " + ("is full: free some space and run this again" if full else
-                                                        f"cannot be written ({error.strerror or error}): choose another folder"))
+    return StorageError(
+        f"{Path(folder).resolve()} "
+        + (
+            "is full: free some space and run this again"
+            if full
+            else f"cannot be written ({error.strerror or error}): choose another folder"
+        )
+    )
 
 
 @contextlib.contextmanager
-def name_folder(folder: Path):
+def wrap_os_errors(folder: Path):
     """Raise StorageError, with the name of the folder, for an OSError that comes up inside."""
     try:
         yield
     except OSError as error:
-        raise refuse_storage(folder, error) from error
+        raise as_storage_error(folder, error) from error
 
 
-def require_room(folder: Path, size: float):
+def check_free_space(folder: Path, size: float):
     """Raise StorageError unless the disk of `folder` has `size` bytes left."""
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise StorageError(f"{Path(folder).resolve()} has {free / 1e9:.1f} GB of disk left, and {size / 1e9:.1f} GB are needed: "
-                           "free some space and run this again")
+        raise StorageError(
+            f"{Path(folder).resolve()} has {free / 1e9:.1f} GB of disk left, and {size / 1e9:.1f} GB are needed: "
+            "free some space and run this again"
+        )
 
 
 def prepare_folder(folder: Path, name: str, size: float = 0):
@@ -50,12 +58,12 @@ def prepare_folder(folder: Path, name: str, size: float = 0):
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"ok")
     except OSError as error:
-        raise StorageError(f"{name} {refuse_storage(folder, error)}") from error
-    require_room(folder, size)
+        raise StorageError(f"{name} {as_storage_error(folder, error)}") from error
+    check_free_space(folder, size)
 
 
 @contextlib.contextmanager
-def hold_lock(folder: Path, task: str):
+def lock_folder(folder: Path, task: str):
     """Let one process at a time work in `folder`; others wait, and say so once.
 
     A process that ends, however it does, holds no lock any longer. The hidden file `.lock` stays.
@@ -67,48 +75,55 @@ def hold_lock(folder: Path, task: str):
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                print(f"Another process is {task}: waiting until it has finished.", flush=True)
+                print(
+                    f"Another process is {task}: waiting until it has finished.",
+                    flush=True,
+                )
                 lock.acquire()
         yield
     finally:
         lock.release()
 
 
-def find_drive() -> Path:
+def mount_drive() -> Path:
     """Return the folder for this notebook on the user's Google Drive, mounted if need be; raise StorageError outside Colab."""
     try:
         from google.colab import drive
     except ModuleNotFoundError:
-        raise StorageError("SAVE_TO_DRIVE works in Colab only: set it to False and name a folder in OUTPUT_DIR") from None
+        raise StorageError(
+            "SAVE_TO_DRIVE works in Colab only: set it to False and name a folder in OUTPUT_DIR"
+        ) from None
     drive.mount("/content/drive")
     return Path("/content/drive/MyDrive/chest-xray-pneumonia")
 
 
-def write_whole(path: Path, text: str):
+def write_atomically(path: Path, text: str):
     """Write a text file so that it is there completely or not at all; raises StorageError."""
     unfinished = Path(path).with_name(Path(path).name + ".unfinished")
-    with name_folder(unfinished.parent):
+    with wrap_os_errors(unfinished.parent):
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
 
 
 @contextlib.contextmanager
-def switch_files(folder: Path):
+def replace_atomically(folder: Path):
     """Yield a folder for files that belong together: in the end all come into `folder` (an empty one removes its namesake), or none.
 
-    Whatever cuts this off, `settle_files` completes it or undoes it. Raises StorageError.
+    Whatever cuts this off, `recover_interrupted_write` completes it or undoes it. Raises StorageError.
     """
     unfinished = folder / "together.unfinished"
-    with name_folder(folder):
-        settle_files(folder)
+    with wrap_os_errors(folder):
+        recover_interrupted_write(folder)
         unfinished.mkdir()
         yield unfinished
-        unfinished.rename(folder / "together")  # at this instant the new files begin to count
-        settle_files(folder)
+        unfinished.rename(
+            folder / "together"
+        )  # at this instant the new files begin to count
+        recover_interrupted_write(folder)
 
 
-def settle_files(folder: Path):
-    """Complete what `switch_files` had begun when it was cut off, or undo it; in between there is no record (.json) of the files."""
+def recover_interrupted_write(folder: Path):
+    """Complete what `replace_atomically` had begun when it was cut off, or undo it; in between there is no record (.json) of the files."""
     shutil.rmtree(folder / "together.unfinished", ignore_errors=True)
     files = sorted(folder.glob("together/*"), key=lambda path: path.suffix == ".json")
     for path in files[-1:]:  # the record goes first and comes last
@@ -123,13 +138,14 @@ def settle_files(folder: Path):
         (folder / "together").rmdir()
 
 
-def take_digest(content: bytes) -> str:
+def short_hash(content: bytes) -> str:
     """Return sixteen characters that tell one content from another."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def as_json(content) -> str:
+def to_json(content) -> str:
     """Return strict JSON: NaN and infinity become null."""
+
     def clean(value):
         if isinstance(value, dict):
             return {str(key): clean(item) for key, item in value.items()}
@@ -141,6 +157,6 @@ def as_json(content) -> str:
     return json.dumps(clean(content), indent=1, ensure_ascii=False)
 
 
-def tell_time() -> str:
+def utc_now() -> str:
     """Return the time, in UTC, as text that sorts."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -79,12 +79,12 @@ from sklearn import metrics
 # @title Settings, advanced: the rest of them
 CACHE_DIR = "data/cache"  # decoded images; "" keeps none
 SPLIT_SEED = 0  # decides which patients validate: leave it alone while you compare runs
-VALIDATION_SHARE = 0.15
+VALIDATION_FRACTION = 0.15
 WEIGHT_DECAY = 0.004
 DROPOUT = 0.3
-POSE = 0.5  # how strong each augmentation is
-EXPOSURE = 0.5
-TEXTURE = 0.5
+AUG_AFFINE = 0.5  # how strong each augmentation is
+AUG_INTENSITY = 0.5
+AUG_BLUR_NOISE = 0.5
 FLIP = False
 CLASS_WEIGHTS = False
 PATIENCE = 3  # epochs without progress before the learning rate falls; three times as many before the training ends
@@ -103,13 +103,13 @@ OUTPUT_DIR = "outputs"  # @param {type:"string"}
 SAVE_TO_DRIVE = False  # @param {type:"boolean"}
 RUN_NAME = "reference"  # @param {type:"string"}
 IMAGE_SIZE = None  # @param {type:"raw"}
-GEOMETRY = "squash"  # @param ["squash", "fit", "crop"]
+RESIZE_MODE = "squash"  # @param ["squash", "fit", "crop"]
 EPOCHS = None  # @param {type:"raw"}
 BASELINE_EPOCHS = None  # @param {type:"raw"}
 BATCH_SIZE = 32  # @param {type:"integer"}
 LEARNING_RATE = 0.001  # @param {type:"number"}
 AUGMENT = True  # @param {type:"boolean"}
-RESAMPLES = 1000  # @param {type:"integer"}
+BOOTSTRAP_SAMPLES = 1000  # @param {type:"integer"}
 SEED = 0  # @param {type:"integer"}
 
 # %% [markdown]
@@ -123,63 +123,63 @@ SEED = 0  # @param {type:"integer"}
 # minutes. On a CPU the quick preset uses smaller images and gives a weaker network; all the rest is the same.
 
 # %%
-from cxr.storage import as_json, find_drive, prepare_folder, write_whole  # fold
+from cxr.storage import to_json, mount_drive, prepare_folder, write_atomically  # fold
 
 # %%
-from cxr.machine import (  # fold
-    choose_precision,
-    describe_machine,
-    describe_versions,
-    find_device,
-    find_strategy,
-    make_deterministic,
-    use_precision,
+from cxr.devices import (  # fold
+    choose_dtype_policy,
+    summarize_environment,
+    package_versions,
+    detect_device,
+    distribution_strategy,
+    enable_determinism,
+    dtype_policy_scope,
 )
 
 # %%
-from cxr.network import load_network  # fold
+from cxr.models import load_model  # fold
 
 # %%
 import cxr.settings  # fold
 
 # %%
-from cxr.tour import Tour  # fold
+from cxr.sections import Tour  # fold
 
 # %%
-from cxr.figures import (  # fold
+from cxr.plots import (  # fold
     Look,
-    finish_figure,
-    name_pictures,
+    show_figure,
+    image_label,
     plot_class_balance,
-    plot_confusion,
-    plot_curves,
-    plot_history,
+    plot_confusion_matrix,
+    plot_roc_pr_curves,
+    plot_learning_curves,
     plot_images_per_patient,
     plot_architecture,
-    plot_panels,
+    plot_images,
     plot_reliability,
-    plot_small_samples,
+    plot_small_validation_sets,
     receptive_field,
-    tabulate_scores,
+    format_metrics,
 )
 
 # %%
-from cxr.runs import identify_holdout, list_runs, publish_run, read_sound, validate_run  # fold
+from cxr.runs import validation_set_id, list_runs, publish_run, read_verified, validate_run  # fold
 
 # %%
-device_kind, device_name, capability = find_device()
-strategy, device_count = find_strategy()
+device_kind, device_name, capability = detect_device()
+strategy, device_count = distribution_strategy()
 if "tour" not in globals():
     tour = Tour(device_kind)
 settings = tour.start("0 Set up", globals())
 in_project = Path.cwd().name == "notebooks" and Path("../download_data.sh").is_file()
 home = Path("..") if in_project else Path(".")
-output_dir = (find_drive() if settings.SAVE_TO_DRIVE else home) / settings.OUTPUT_DIR
+output_dir = (mount_drive() if settings.SAVE_TO_DRIVE else home) / settings.OUTPUT_DIR
 prepare_folder(output_dir, "OUTPUT_DIR", 200e6)
 sns.set_theme(style="whitegrid", rc={"figure.dpi": 100, "axes.titlesize": 11})
-precision = choose_precision(settings.MIXED_PRECISION, device_kind, capability)
+precision = choose_dtype_policy(settings.MIXED_PRECISION, device_kind, capability)
 tour.finish()
-describe_machine(settings, device_kind, device_name, precision, 5856)
+summarize_environment(settings, device_kind, device_name, precision, 5856)
 
 # %% [markdown]
 # ## 1. Get the data
@@ -213,19 +213,19 @@ from cxr.dataset import (  # fold
     check_unreadable,
     describe_data,
     find_data,
-    identify_data,
+    identify_dataset,
     identify_release,
     is_official,
     list_images,
-    mark_kaggle_only,
+    kaggle_only_mask,
 )
 
 # %%
 settings = tour.start("1 Get the data", globals())
 data_dir = find_data(home, settings.DATA_DIR)
 all_files = list_images(data_dir)
-data_kind = identify_data(data_dir, all_files)
-pictures, release = name_pictures(data_kind), identify_release(all_files, data_kind)
+data_kind = identify_dataset(data_dir, all_files)
+pictures, release = image_label(data_kind), identify_release(all_files, data_kind)
 print(describe_data(data_dir, all_files, data_kind, release, official := is_official(data_dir, release)))
 tour.finish(data_dir, all_files.to_csv())
 all_files.groupby(["split", "finding"], sort=False).size().unstack(fill_value=0)
@@ -235,10 +235,10 @@ all_files.groupby(["split", "finding"], sort=False).size().unstack(fill_value=0)
 #
 # *How do thousands of JPEG files of all sizes become arrays that a network can read?*
 #
-# A picture is a table of grey levels, 0 for black to 255 for white. A network wants all of them in one size, so each file is
+# A picture is a table of gray levels, 0 for black to 255 for white. A network wants all of them in one size, so each file is
 # decoded and shrunk to a square of `IMAGE_SIZE` pixels.
 #
-# A film is no square, and `GEOMETRY` says what becomes of it: `squash` stretches it, and what is in it shows the stretch; `fit`
+# A film is no square, and `RESIZE_MODE` says what becomes of it: `squash` stretches it, and what is in it shows the stretch; `fit`
 # keeps the aspect and adds black bars, which spell the shape out; `crop` takes the middle and loses the edge.
 #
 # Here is the function, and what it does to one film. The JPEG decoder leaves out detail that shrinking would discard anyway (it
@@ -247,18 +247,18 @@ all_files.groupby(["split", "finding"], sort=False).size().unstack(fill_value=0)
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 2 needs the tools and the settings: run section 0 first.")
-from cxr.images import describe_arrays, find_film, make_square  # fold
+from cxr.images import describe_arrays, first_readable_image, resize_to_square  # fold
 
 # %%
 from cxr.images import read_image, shrink  # show
 
 # %%
 settings = tour.start("2 Load the images", globals())
-film = find_film(data_dir, all_files.path)
-small = make_square(film, 1, film.shape[::-1], settings.IMAGE_SIZE, settings.GEOMETRY)
+film = first_readable_image(data_dir, all_files.path)
+small = resize_to_square(film, 1, film.shape[::-1], settings.IMAGE_SIZE, settings.RESIZE_MODE)
 captions = [f"{picture.shape[1]} × {picture.shape[0]} pixels, {picture.nbytes / 1e3:,.0f} kB" for picture in (film, small)]
-title = f"Of {film.size:,} grey levels, {small.size:,} are left"
-finish_figure(plot_panels([film, small], captions, 2), title, "one_film", output_dir, data_kind)
+title = f"Of {film.size:,} gray levels, {small.size:,} are left"
+show_figure(plot_images([film, small], captions, 2), title, "one_film", output_dir, data_kind)
 
 # %% [markdown]
 # ### From one film to thousands
@@ -267,14 +267,14 @@ finish_figure(plot_panels([film, small], captions, 2), title, "one_film", output
 # reason. What was read once is kept in `CACHE_DIR` and **mapped** into memory: it looks like an array, and its pages come from
 # the disk when they are touched. So the next start is quick. Nothing changes the arrays afterwards: what a network does to its
 # input happens inside the network. **Guess first:** how many megabytes do all training images take, with one byte a pixel
-# (`uint8`)? And as the `float32` in three equal channels that networks for colour photographs want? The code says both.
+# (`uint8`)? And as the `float32` in three equal channels that networks for color photographs want? The code says both.
 
 # %%
 from cxr.images import load_split  # show
 
 cache_dir = home / settings.CACHE_DIR if settings.CACHE_DIR else None
 loaded = [load_split(data_dir, all_files[all_files.split == split], settings.IMAGE_SIZE, f"Loading {split}", cache_dir,
-                     settings.GEOMETRY)
+                     settings.RESIZE_MODE)
           for split in ("train", "val", "test")]
 (x_train, train_files, _), (x_val, val_files, _), (x_test, test_files, _) = loaded
 y_train, y_val, y_test = [files.label.to_numpy(np.uint8) for _, files, _ in loaded]
@@ -302,17 +302,17 @@ if "tour" not in globals():
 settings = tour.start("3 Explore", globals())
 files = pd.concat([train_files, val_files, test_files], ignore_index=True)
 title = f"{y_train.mean():.0%} of the {pictures} in train show pneumonia, {y_test.mean():.0%} of those in test"
-finish_figure(plot_class_balance(files), title, "class_balance", output_dir, data_kind)
+show_figure(plot_class_balance(files), title, "class_balance", output_dir, data_kind)
 for split, rows in files.groupby("split", sort=False):
     print(f'Always answering "pneumonia" on {split}: accuracy {rows.label.mean():.1%} of {len(rows):,} {pictures}, specificity 0.')
 
 # %%
 by_finding = [np.flatnonzero(train_files.finding == finding) for finding in ("normal", "bacterial", "viral", "unknown")]
 rows = np.concatenate([np.random.default_rng(settings.SEED).permutation(rows)[:5] for rows in by_finding])
-captions = [f"{Look.names[label]} ({finding})" if label else "NORMAL"
+captions = [f"{CLASS_NAMES[label]} ({finding})" if label else "NORMAL"
             for label, finding in train_files.loc[rows, ["label", "finding"]].itertuples(index=False)]
 title = f"Some {pictures} for training, at {settings.IMAGE_SIZE} pixels"
-finish_figure(plot_panels(x_train[rows], captions, colours=Look.paint(y_train[rows])), title, "samples", output_dir, data_kind)
+show_figure(plot_images(x_train[rows], captions, colors=label_colors(y_train[rows])), title, "samples", output_dir, data_kind)
 
 # %% [markdown]
 # ### Patients and twins
@@ -321,12 +321,12 @@ finish_figure(plot_panels(x_train[rows], captions, colours=Look.paint(y_train[ro
 # group are a mistake of whoever sorted them; two folders make the test easier than it should be.
 
 # %%
-from cxr.split import count_leaks, find_duplicates, link_patients  # fold
+from cxr.split import count_leaked, find_duplicates, group_patients  # fold
 
 # %%
 per_patient = files.groupby("patient").size()
 title = f"{(per_patient > 1).mean():.0%} of {len(per_patient):,} patients have several {pictures}, one has {per_patient.max()}"
-finish_figure(plot_images_per_patient(files), title, "images_per_patient", output_dir, data_kind)
+show_figure(plot_images_per_patient(files), title, "images_per_patient", output_dir, data_kind)
 digests, duplicates = find_duplicates(itertools.chain(x_train, x_val, x_test), files)
 print(f"{len(duplicates)} groups of identical {pictures} ({duplicates.images.sum()} images): "
       f"{(duplicates.patients > 1).sum()} under two patients, {(duplicates.labels > 1).sum()} with two labels, "
@@ -339,36 +339,36 @@ print(f"{len(duplicates)} groups of identical {pictures} ({duplicates.images.sum
 # its frame, its corners, the letter that marks a side, even the size of the file know the diagnosis. A network that reads *them*
 # scores well until it meets films from elsewhere. **Guess first:** how well can a classifier do that never looks where the lungs are?
 #
-# Here is a linear classifier for each such clue, from train and val only. Each patient is answered for by one that learnt from
-# others (*cross-fitting*). The frame is the outer eighth of each side; the grey levels are counted, wherever they are. The
+# Here is a linear classifier for each such clue, from train and val only. Each patient is answered for by one that learned from
+# others (*cross-fitting*). The frame is the outer eighth of each side; the gray levels are counted, wherever they are. The
 # **AUC** is the chance that, of a sick and a healthy child, the sick one gets the higher answer;
 # 0.5 is a coin. In brackets: how far it may be off by the luck of the patients (section 7 explains how).
 
 # %%
-from cxr.measure import draw_patients, enclose, rank  # again
-from cxr.surroundings import (  # fold
-    answer_crossed,
-    average_surroundings,
-    describe_clues,
-    describe_shapes,
-    gather_clues,
-    plot_shapes,
-    rank_clues,
+from cxr.evaluation import cluster_bootstrap_weights, enclose, rank  # again
+from cxr.confounders import (  # fold
+    crossfit_ridge,
+    mean_images_by_class,
+    describe_shortcuts,
+    describe_aspect_ratios,
+    shortcut_features,
+    plot_aspect_ratios,
+    shortcut_aucs,
 )
 
 # %%
 pool = pd.concat([train_files, val_files], ignore_index=True)
-pool_labels, pool_groups = pool.label.to_numpy(), link_patients(pool.patient, digests[: len(pool)])
-said = {name: answer_crossed(values, pool_labels, pool_groups)
-        for name, values in gather_clues([*x_train, *x_val], pool).items()}
-clue_scores, no_lung = rank_clues(said, pool_labels, pool.patient, settings.RESAMPLES, settings.SEED), said["all of these"]
+pool_labels, pool_groups = pool.label.to_numpy(), group_patients(pool.patient, digests[: len(pool)])
+said = {name: crossfit_ridge(values, pool_labels, pool_groups)
+        for name, values in shortcut_features([*x_train, *x_val], pool).items()}
+clue_scores, no_lung = shortcut_aucs(said, pool_labels, pool.patient, settings.BOOTSTRAP_SAMPLES, settings.SEED), said["all of these"]
 tour.finish(digests.tolist(), no_lung)
-finish_figure(plot_shapes(pool), describe_shapes(pool, pictures), "shapes", output_dir, data_kind)
+show_figure(plot_aspect_ratios(pool), describe_aspect_ratios(pool, pictures), "shapes", output_dir, data_kind)
 title = f"What differs by class, and where: the mean of {len(y_train):,} {pictures}"
-panels, captions = average_surroundings(x_train, y_train)
-finish_figure(plot_panels(panels, captions, 4), title, "surroundings", output_dir, data_kind)
-print(describe_clues(clue_scores, pictures))
-tabulate_scores(AUC=clue_scores).rename_axis(f"{len(pool):,} {pictures}, without the lungs")
+panels, captions = mean_images_by_class(x_train, y_train)
+show_figure(plot_images(panels, captions, 4), title, "surroundings", output_dir, data_kind)
+print(describe_shortcuts(clue_scores, pictures))
+format_metrics(AUC=clue_scores).rename_axis(f"{len(pool):,} {pictures}, without the lungs")
 
 # %% [markdown]
 # **How to read it:** compare the two rows. What differs outside the lungs is a clue that has nothing to do with pneumonia: an AUC whose
@@ -388,16 +388,16 @@ tabulate_scores(AUC=clue_scores).rename_axis(f"{len(pool):,} {pictures}, without
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 4 needs the tools and the settings: run section 0 first.")
-from cxr.batches import change_batches, make_batches  # fold
+from cxr.batches import perturb_batches, make_batches  # fold
 
 # %%
 from cxr.split import split_by_patient  # show
 
 settings = tour.start("4 A validation set", globals())
-pool_files = pool.assign(part=split_by_patient(pool, pool_groups, settings.VALIDATION_SHARE, settings.SPLIT_SEED))
+pool_files = pool.assign(part=split_by_patient(pool, pool_groups, settings.VALIDATION_FRACTION, settings.SPLIT_SEED))
 fit_rows = (pool_files.part == "fit").to_numpy()
-by_image = count_leaks(pool_groups, np.random.default_rng(settings.SPLIT_SEED).permutation(~fit_rows))
-print(f"{count_leaks(pool_groups, ~fit_rows)} of {(~fit_rows).sum()} held-out {pictures} share their patient with the part to learn from; "
+by_image = count_leaked(pool_groups, np.random.default_rng(settings.SPLIT_SEED).permutation(~fit_rows))
+print(f"{count_leaked(pool_groups, ~fit_rows)} of {(~fit_rows).sum()} held-out {pictures} share their patient with the part to learn from; "
       f"had they been drawn by image, {by_image} would.")
 tour.finish(pool_files.part.tolist())
 pool_files.groupby(["part", "finding"], sort=False).agg(images=("path", "size"), patients=("patient", "nunique"))
@@ -414,12 +414,12 @@ pool_files.groupby(["part", "finding"], sort=False).agg(images=("path", "size"),
 # these answers. **Guess first:** what accuracies might 16 images show?
 
 # %%
-from cxr.linear import answer_linearly, learn_linearly, make_thumbnails  # show
+from cxr.linear_baseline import predict_ridge, fit_ridge, make_thumbnails  # show
 
 thumbnails = make_thumbnails(itertools.chain(x_train, x_val), 24)
-right = ((answer_linearly(thumbnails, pool_labels, fit_rows) > 0) == pool_labels)[~fit_rows]
+right = ((predict_ridge(thumbnails, pool_labels, fit_rows) > 0) == pool_labels)[~fit_rows]
 title = f"What sets of held-out {pictures} show of a classifier that is right in {right.mean():.1%}"
-finish_figure(plot_small_samples((16, len(right)), right, settings.SPLIT_SEED), title, "small_validation", output_dir, data_kind)
+show_figure(plot_small_validation_sets((16, len(right)), right, settings.SPLIT_SEED), title, "small_validation", output_dir, data_kind)
 
 # %% [markdown]
 # **How to read it:** with 16 images chance moves the score more than any choice of yours could; whoever keeps the epoch that
@@ -438,13 +438,13 @@ finish_figure(plot_small_samples((16, len(right)), right, settings.SPLIT_SEED), 
 from cxr.batches import ImageBatches  # show
 
 # %%
-from cxr.shift import (  # fold
-    describe_shape_use,
-    hide_border,
-    join_changes,
-    keep_border,
-    measure_shifts,
-    plot_shifts,
+from cxr.robustness import (  # fold
+    describe_aspect_ratio_use,
+    mask_border,
+    pool_perturbations,
+    keep_only_border,
+    evaluate_perturbations,
+    plot_robustness,
     vary,
 )
 
@@ -472,8 +472,8 @@ convolution.build(radiograph.shape)
 convolution.set_weights([kernel[:, :, None, None]])
 edges = keras.ops.convert_to_numpy(convolution(radiograph))
 captions = ["input", f"output of the kernel {kernel.astype(int).tolist()}"]
-title = "Convolution finds one pattern, everywhere (grey is 0)"
-finish_figure(plot_panels([radiograph, edges / 4 + 0.5], captions, 2), title, "layer_convolution", output_dir, data_kind)
+title = "Convolution finds one pattern, everywhere (gray is 0)"
+show_figure(plot_images([radiograph, edges / 4 + 0.5], captions, 2), title, "layer_convolution", output_dir, data_kind)
 
 # %% [markdown]
 # **How to read it:** outlines that run across the picture stay, white where it gets brighter downwards and black where it gets
@@ -493,13 +493,13 @@ rectified = keras.ops.convert_to_numpy(layers.ReLU()(edges))
 pooled = keras.ops.convert_to_numpy(layers.MaxPooling2D(4)(rectified))
 title = (f"ReLU leaves {np.mean(rectified > 0):.0%} of the values; "
          f"max pooling makes {pooled[0, ..., 0].size:,} of {rectified[0, ..., 0].size:,}")
-captions = ["convolution (grey is 0)", "ReLU (black is 0)", "max pooling"]
-finish_figure(plot_panels([edges / 4 + 0.5, rectified, pooled], captions, 3), title, "layer_relu_pooling", output_dir, data_kind)
+captions = ["convolution (gray is 0)", "ReLU (black is 0)", "max pooling"]
+show_figure(plot_images([edges / 4 + 0.5, rectified, pooled], captions, 3), title, "layer_relu_pooling", output_dir, data_kind)
 
 # %% [markdown]
-# ### Batch normalisation and dense layers
+# ### Batch normalization and dense layers
 #
-# One film is dark, the next one bright. **Batch normalisation** shifts and scales each map to mean 0 and standard deviation 1 over
+# One film is dark, the next one bright. **Batch normalization** shifts and scales each map to mean 0 and standard deviation 1 over
 # the batch, so a network learns faster. In use it applies running averages from training: after each batch,
 # `momentum` · average + (1 − `momentum`) · batch.
 #
@@ -512,21 +512,21 @@ finish_figure(plot_panels([edges / 4 + 0.5, rectified, pooled], captions, 3), ti
 
 # %%
 batch = x_train[:64].astype("float32") / 255
-normalised = keras.ops.convert_to_numpy(layers.BatchNormalization()(batch, training=True))
+normalized = keras.ops.convert_to_numpy(layers.BatchNormalization()(batch, training=True))
 captions = [f"{name}: mean {values.mean() + 1e-6:.2f}, deviation {values.std():.2f}"
-            for name, values in (("before", batch), ("after", normalised))]
-title = f"Batch normalisation puts {len(batch)} {pictures} on one scale; here is the first"
-finish_figure(plot_panels([batch[0], normalised[0] / 5 + 0.5], captions, 2), title, "layer_batch_normalisation", output_dir, data_kind)
+            for name, values in (("before", batch), ("after", normalized))]
+title = f"Batch normalization puts {len(batch)} {pictures} on one scale; here is the first"
+show_figure(plot_images([batch[0], normalized[0] / 5 + 0.5], captions, 2), title, "layer_batch_normalization", output_dir, data_kind)
 
 small = keras.ops.convert_to_numpy(layers.AveragePooling2D(max(1, pooled.shape[1] // 8))(pooled))[0, ..., 0]
 weights = np.random.default_rng(settings.SEED).normal(size=small.shape) / small.size**0.5
 panels, logit = [small / small.max(), weights / 0.5 + 0.5, small * weights / 0.2 + 0.5], np.sum(small * weights)
-captions = ["the map", "one weight a place (grey is 0)", "product, to be added up"]
+captions = ["the map", "one weight a place (gray is 0)", "product, to be added up"]
 title = f"Dense: {small.size} products add up to {logit:.2f}; the sigmoid makes it a probability of {special.expit(logit):.2f}"
-finish_figure(plot_panels(panels, captions, 3), title, "layer_dense", output_dir, data_kind)
+show_figure(plot_images(panels, captions, 3), title, "layer_dense", output_dir, data_kind)
 
 # %%
-from cxr.network import build_baseline  # show
+from cxr.models import build_baseline  # show
 
 layer = build_baseline(settings.IMAGE_SIZE).get_layer("conv2")
 side, _, channels, kernels = layer.kernel.shape
@@ -541,7 +541,7 @@ print(f"{layer.name}: {side} · {side} · {channels} · {kernels} + {kernels} = 
 # between machines.
 #
 # - *Affine*: rotate, zoom, stretch, shift, all in one step, because several steps would blur the image several times.
-# - *Intensity*: gamma (which bends the scale of greys, as another exposure does), contrast, brightness.
+# - *Intensity*: gamma (which bends the scale of grays, as another exposure does), contrast, brightness.
 # - *Blur and noise*: in or out of focus, and grain.
 #
 # OpenCV and NumPy do this on the CPU while batches are gathered, so the network itself, which a GPU compiles, stays free of it.
@@ -556,12 +556,12 @@ from cxr.augmentation import random_affine, random_intensity, random_blur_noise 
 from cxr.augmentation import augment_image, make_augmentation  # show
 
 # %%
-augmentation = make_augmentation(settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP)
+augmentation = make_augmentation(settings.AUG_AFFINE, settings.AUG_INTENSITY, settings.AUG_BLUR_NOISE, settings.FLIP)
 one_film = x_train[np.flatnonzero(y_train)[0], :, :, 0]
 variants = [augmentation(one_film, np.random.default_rng((settings.SEED, epoch))) for epoch in range(9)]
 title = f"One of the {pictures}, as ten epochs might show it"
 captions = ["as it is"] + ["augmented"] * 9
-finish_figure(plot_panels([one_film, *variants], captions), title, "augmentation", output_dir, data_kind)
+show_figure(plot_images([one_film, *variants], captions), title, "augmentation", output_dir, data_kind)
 
 # %% [markdown]
 # ### The main network
@@ -569,7 +569,7 @@ finish_figure(plot_panels([one_film, *variants], captions), title, "augmentation
 # Deeper networks see more, but deep plain ones stop learning. A **residual block** [3] adds its input to its
 # output, by a **shortcut**. So it only has to learn a *correction*, and the gradient of section 6 finds a short way back.
 #
-# Ahead of everything, the **mean grey around each place** is taken away, and the rest brought to a deviation of 1, so tone, light
+# Ahead of everything, the **mean gray around each place** is taken away, and the rest brought to a deviation of 1, so tone, light
 # and exposure say less. **Predict:** a film, and the same film lit from below: what is left of the difference? The price: nobody can
 # tell any more how bright a large place is as a whole.
 #
@@ -577,7 +577,7 @@ finish_figure(plot_panels([one_film, *variants], captions), title, "augmentation
 # means in training, so that none becomes indispensable.
 
 # %%
-from cxr.network import normalise, residual_block, subtract_local_mean  # show
+from cxr.models import normalize, residual_block, subtract_local_mean  # show
 
 # %%
 light = np.linspace(-0.25, 0.25, settings.IMAGE_SIZE, dtype="float32")[:, None, None]
@@ -585,17 +585,17 @@ films = radiograph, np.clip(radiograph + light, 0, 1)
 left = [keras.ops.convert_to_numpy(subtract_local_mean(film, settings.IMAGE_SIZE)) for film in films]
 before, after = (np.corrcoef(np.reshape(pair, (2, -1)))[0, 1] for pair in (films, left))
 title = f"Two lights on one film: their correlation is {before:.3f}, and {after:.3f} once the mean is taken away"
-captions = ["the film", "lit from below", "the first, mean away (grey is 0)", "the second"]
-finish_figure(plot_panels([*films, *(one + 0.5 for one in left)], captions, 4), title, "local_mean", output_dir, data_kind)
+captions = ["the film", "lit from below", "the first, mean away (gray is 0)", "the second"]
+show_figure(plot_images([*films, *(one + 0.5 for one in left)], captions, 4), title, "local_mean", output_dir, data_kind)
 
 # %%
-from cxr.network import build_cnn  # show
+from cxr.models import build_cnn  # show
 
 # %% [markdown]
 # ### How large are they, and how far does a unit see?
 #
 # In the diagrams, a box is a map (height × width × channels): the smaller, the fewer pixels; the wider, the more channels. An arc
-# is a shortcut. **Parameters** are all the numbers that a network keeps: weights, biases, and the averages of batch normalisation.
+# is a shortcut. **Parameters** are all the numbers that a network keeps: weights, biases, and the averages of batch normalization.
 #
 # The **receptive field** of a unit is the square of input pixels that can influence it, but for the mean at the entrance. It grows
 # with each convolution, and faster after each halving. Where it is smaller than a lung, a unit judges texture in a patch; where it
@@ -606,9 +606,9 @@ networks = [build_baseline(settings.IMAGE_SIZE), build_cnn(settings.IMAGE_SIZE, 
 for network, last in zip(networks, ("pool4", "features")):
     field, step = receptive_field(network, last)
     title = f"{network.name}: {len(network.layers)} layers, {network.count_params():,} parameters"
-    finish_figure(plot_architecture(network), title, f"architecture_{network.name}", output_dir, "diagram")
+    show_figure(plot_architecture(network), title, f"architecture_{network.name}", output_dir, "diagram")
     print(f"A unit in the middle of its last map sees {field} × {field} pixels, {'no' if field < settings.IMAGE_SIZE else 'a'} whole "
-          f"picture of {settings.IMAGE_SIZE} × {settings.IMAGE_SIZE}; neighbouring units look {step} pixels apart.")
+          f"picture of {settings.IMAGE_SIZE} × {settings.IMAGE_SIZE}; neighboring units look {step} pixels apart.")
 tour.finish()
 
 # %% [markdown]
@@ -631,10 +631,10 @@ tour.finish()
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 6 needs the tools and the settings: run section 0 first.")
-from cxr.train import TrainingRun  # fold
+from cxr.training import TrainingRun  # fold
 
 # %%
-from cxr.train import make_callbacks  # show
+from cxr.training import make_callbacks  # show
 
 # %% [markdown]
 # ### Two trainings
@@ -653,16 +653,16 @@ from cxr.train import make_callbacks  # show
 
 # %%
 settings = tour.start("6 Train", globals())
-make_deterministic(settings.DETERMINISTIC)
-runs_dir, about = output_dir / "runs", {"data": data_kind, "holdout": identify_holdout(pool_files)}
-precision = choose_precision(settings.MIXED_PRECISION, device_kind, capability)
-watched = vary(make_batches("holdout", pool_files, [x_train, x_val], settings.BATCH_SIZE, devices=device_count))
+enable_determinism(settings.DETERMINISTIC)
+runs_dir, about = output_dir / "runs", {"data": data_kind, "holdout": validation_set_id(pool_files)}
+precision = choose_dtype_policy(settings.MIXED_PRECISION, device_kind, capability)
+watched = add_perturbed_copies(make_batches("holdout", pool_files, [x_train, x_val], settings.BATCH_SIZE, devices=device_count))
 print(f"{fit_rows.sum():,} {pictures} to learn from, {(~fit_rows).sum():,} to validate on, {len(watched.labels):,} with the changed ones.")
 if settings.BASELINE_EPOCHS:
     keras.utils.set_random_seed(settings.SEED)
     fit = make_batches("fit", pool_files, [x_train, x_val], settings.BATCH_SIZE, settings.SEED, device_count)
     callbacks = make_callbacks(runs_dir / "baseline", settings.PATIENCE)
-    with strategy.scope(), use_precision(precision):
+    with strategy.scope(), dtype_policy_scope(precision):
         baseline = build_baseline(settings.IMAGE_SIZE)
         baseline.compile(keras.optimizers.Adam(settings.LEARNING_RATE), "binary_crossentropy",
                          weighted_metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
@@ -673,11 +673,11 @@ if settings.BASELINE_EPOCHS:
 # %%
 run_dir = runs_dir / settings.RUN_NAME
 keras.utils.set_random_seed(settings.SEED)
-augmentation = make_augmentation(settings.POSE, settings.EXPOSURE, settings.TEXTURE, settings.FLIP) if settings.AUGMENT else None
+augmentation = make_augmentation(settings.AUG_AFFINE, settings.AUG_INTENSITY, settings.AUG_BLUR_NOISE, settings.FLIP) if settings.AUGMENT else None
 fit = make_batches("fit", pool_files, [x_train, x_val], settings.BATCH_SIZE, settings.SEED, device_count, settings.CLASS_WEIGHTS,
                    augmentation)
 callbacks = make_callbacks(run_dir, settings.PATIENCE)
-with strategy.scope(), use_precision(precision):
+with strategy.scope(), dtype_policy_scope(precision):
     model = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)
     model.compile(keras.optimizers.AdamW(settings.LEARNING_RATE, weight_decay=settings.WEIGHT_DECAY), "binary_crossentropy",
                   weighted_metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")])
@@ -688,7 +688,7 @@ history_table = run.history
 tour.finish((run_dir / "run.json").read_text(encoding="utf-8"))
 best = history_table.loc[history_table.val_loss.idxmin()]
 title = f"Validation loss is lowest ({best.val_loss:.3f}) in epoch {best.epoch:.0f} of {len(history_table)} ({pictures})"
-finish_figure(plot_history(history_table), title, "learning_curves", output_dir, data_kind)
+show_figure(plot_learning_curves(history_table), title, "learning_curves", output_dir, data_kind)
 
 # %% [markdown]
 # ## 7. Evaluate
@@ -704,25 +704,25 @@ finish_figure(plot_history(history_table), title, "learning_curves", output_dir,
 # | **AUC** | | a sick child gets a higher answer than a healthy one |
 # | **average precision** | | precision, averaged over all sensitivities |
 #
-# Each has a 95 % interval from the **bootstrap**: draw patients with repetition, `RESAMPLES` times, and see in which range the
+# Each has a 95 % interval from the **bootstrap**: draw patients with repetition, `BOOTSTRAP_SAMPLES` times, and see in which range the
 # score lies. Patients, not images: the films of one child are alike, and would count as more evidence than they are.
 
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 7 needs the tools and the settings: run section 0 first.")
-from cxr.measure import (  # fold
+from cxr.evaluation import (  # fold
     adapt_to_prevalence,
-    calibration_error,
+    expected_calibration_error,
     choose_calibration,
-    choose_for_cost,
-    choose_for_sensitivity,
-    compare_sets,
+    min_cost_threshold,
+    threshold_at_sensitivity,
+    compare_datasets,
     compare_thresholds,
     describe_calibration,
-    describe_errors,
-    describe_line,
+    describe_confusion_matrix,
+    describe_threshold,
     describe_rule,
-    describe_share,
+    describe_prevalence,
     measure,
     predict_probabilities,
     predictive_values,
@@ -730,7 +730,7 @@ from cxr.measure import (  # fold
 )
 
 # %%
-from cxr.measure import draw_patients, enclose, score  # show
+from cxr.evaluation import cluster_bootstrap_weights, enclose, score  # show
 
 # %% [markdown]
 # ### Probabilities that mean what they say
@@ -742,7 +742,7 @@ from cxr.measure import draw_patients, enclose, score  # show
 # that does not help, nothing is changed. **Predict:** will it help?
 
 # %%
-from cxr.measure import fit_calibration  # show
+from cxr.evaluation import fit_platt_scaling  # show
 
 # %% [markdown]
 # ### Where to draw the line
@@ -755,7 +755,7 @@ from cxr.measure import fit_calibration  # show
 # The network is read back, is calibrated, gets its threshold. Its answers for test are still unknown.
 
 # %%
-from cxr.measure import choose_threshold  # show
+from cxr.evaluation import choose_threshold  # show
 
 settings = tour.start("7 Evaluate", globals())
 run_dir = output_dir / "runs" / settings.RUN_NAME
@@ -767,17 +767,17 @@ if settings.BASELINE_EPOCHS and (run_dir.parent / "baseline" / "run.json").exist
     rival = validate_run(run_dir.parent / "baseline", holdout, holdout_files, settings)[0]
 p_holdout, threshold, validation = changed["unchanged"], record["threshold"], record["validation"]
 print(f"On {len(y_holdout)} {pictures} held out, as they are and with {len(changed) - 1} changes, {describe_rule()} is largest at the "
-      f"threshold {threshold:.3f}.\n{describe_line(*join_changes(y_holdout, changed), threshold)}")
+      f"threshold {threshold:.3f}.\n{describe_threshold(*pool_perturbations(y_holdout, changed), threshold)}")
 
 # %%
-errors = record["calibration_error"]
+errors = record["expected_calibration_error"]
 title = describe_calibration(record, f"{len(y_holdout)} {pictures}")
 raw = special.expit((to_logits(p_holdout) - record["shift"]) * record["temperature"])
 said = {"before": raw, "after": choose_calibration(y_holdout, raw, holdout_files.patient)[2]}
-finish_figure(plot_reliability(y_holdout, said), title, "reliability", output_dir, data_kind)
+show_figure(plot_reliability(y_holdout, said), title, "reliability", output_dir, data_kind)
 
 # %% [markdown]
-# **How to read it:** points on the grey line are calibrated; below it the network says more than is so. A temperature above 1
+# **How to read it:** points on the gray line are calibrated; below it the network says more than is so. A temperature above 1
 # takes certainty away, a shift above 0 makes every answer more of an alarm. The bars are 95 % intervals: in the middle there are
 # few images, so the points jump.
 #
@@ -787,24 +787,24 @@ finish_figure(plot_reliability(y_holdout, said), title, "reliability", output_di
 # has pneumonia, how many of the alarms are right? A hundred children, drawn as dots, show it.
 
 # %%
-from cxr.rivals import (  # fold
-    ask_classifiers,
-    compare_classifiers,
-    describe_falls,
-    describe_guide,
-    find_conflicting,
-    group_by_clues,
-    group_by_release,
-    plot_classifiers,
-    plot_hundred,
+from cxr.model_comparison import (  # fold
+    predict_all,
+    compare_models,
+    describe_bias_gap,
+    describe_order_agreement,
+    bias_conflicting_mask,
+    bias_subgroups,
+    release_subgroups,
+    plot_model_comparison,
+    plot_hundred_children,
 )
 
 # %%
 choices = {"ours": threshold, "Youden, films as they are": choose_threshold(y_holdout, p_holdout, miss=1),
-           "sensitivity 95 %": choose_for_sensitivity(y_holdout, p_holdout),
-           "a miss costs 5 alarms": choose_for_cost(y_holdout, p_holdout), "0.5": 0.5}
-figure, title = plot_hundred(validation["sensitivity"]["value"], validation["specificity"]["value"])
-finish_figure(figure, title, "a_hundred_children", output_dir, data_kind)
+           "sensitivity 95 %": threshold_at_sensitivity(y_holdout, p_holdout),
+           "a miss costs 5 alarms": min_cost_threshold(y_holdout, p_holdout), "0.5": 0.5}
+figure, title = plot_hundred_children(validation["sensitivity"]["value"], validation["specificity"]["value"])
+show_figure(figure, title, "a_hundred_children", output_dir, data_kind)
 compare_thresholds(y_holdout, p_holdout, choices).rename_axis(f"{len(y_holdout)} held-out {pictures}")
 
 # %% [markdown]
@@ -819,11 +819,11 @@ compare_thresholds(y_holdout, p_holdout, choices).rename_axis(f"{len(y_holdout)}
 # yet, but the held-out films can be changed. **Predict:** which change hurts most?
 
 # %%
-shifts = measure_shifts(y_holdout, changed, threshold)
-together = measure(*join_changes(y_holdout, changed), threshold)
+shifts = evaluate_perturbations(y_holdout, changed, threshold)
+together = compute_metrics(*pool_perturbations(y_holdout, changed), threshold)
 title = (f"AUC {shifts.auc['unchanged']:.3f} on validation as it is, at worst {shifts.auc.min():.3f} "
          f"({shifts.auc.idxmin()}), {together['auc']:.3f} for all together;\n{pictures}")
-finish_figure(plot_shifts(shifts), title, "shifts", output_dir, data_kind)
+show_figure(plot_robustness(shifts), title, "shifts", output_dir, data_kind)
 
 # %% [markdown]
 # **How to read it:** where the AUC stays high and only sensitivity or specificity fall, the network still ranks the children
@@ -838,12 +838,12 @@ finish_figure(plot_shifts(shifts), title, "shifts", output_dir, data_kind)
 # them will fall most?
 
 # %%
-learnt, conflicting = (thumbnails, pool_labels, fit_rows), find_conflicting(y_holdout, no_lung[~fit_rows])
-said = ask_classifiers(learnt, thumbnails[~fit_rows], rival, holdout, p_holdout)
+learned, conflicting = (thumbnails, pool_labels, fit_rows), bias_conflicting_mask(y_holdout, no_lung[~fit_rows])
+said = predict_all(learned, thumbnails[~fit_rows], rival, holdout, p_holdout)
 lines = {name: choose_threshold(y_holdout, answers) for name, answers in said.items()} | {"residual CNN": threshold}
-rivals = compare_classifiers(y_holdout, said, lines, holdout_files.patient, group_by_clues(conflicting), settings)
-print(describe_falls(rivals))
-tabulate_scores(**rivals).T.rename_axis(f"held-out {pictures}, {conflicting.sum()} conflicting")
+rivals = compare_models(y_holdout, said, lines, holdout_files.patient, bias_subgroups(conflicting), settings)
+print(describe_bias_gap(rivals))
+format_metrics(**rivals).T.rename_axis(f"held-out {pictures}, {conflicting.sum()} conflicting")
 
 # %% [markdown]
 # **How to read it:** down the first column, then down the fourth. Where the fourth tells them apart better than the first,
@@ -859,25 +859,25 @@ tabulate_scores(**rivals).T.rename_axis(f"held-out {pictures}, {conflicting.sum(
 
 # %%
 p_test = predict_probabilities(model, x_test)
-test = score(y_test, p_test, test_files.patient, threshold, settings.RESAMPLES, settings.SEED)
+test = metrics_with_ci(y_test, p_test, test_files.patient, threshold, settings.BOOTSTRAP_SAMPLES, settings.SEED)
 sets = {"validation": (y_holdout, p_holdout), "test": (y_test, p_test)}
 matrices = [metrics.confusion_matrix(labels, said >= threshold, labels=[0, 1]) for labels, said in sets.values()]
-print(title := describe_errors(matrices[1], test, pictures))
-finish_figure(plot_confusion(matrices, ["validation (by patient)", "test"]), title, "confusion_matrix", output_dir, data_kind)
-finish_figure(plot_curves(sets, threshold), f"All other thresholds; dots: ours ({pictures})", "roc_pr_curves", output_dir, data_kind)
-tabulate_scores(validation=validation, test=test).rename_axis(pictures)
+print(title := describe_confusion_matrix(matrices[1], test, pictures))
+show_figure(plot_confusion_matrix(matrices, ["validation (by patient)", "test"]), title, "confusion_matrix", output_dir, data_kind)
+show_figure(plot_roc_pr_curves(sets, threshold), f"All other thresholds; dots: ours ({pictures})", "roc_pr_curves", output_dir, data_kind)
+format_metrics(validation=validation, test=test).rename_axis(pictures)
 
 # %%
-said = ask_classifiers(learnt, make_thumbnails(x_test, 24), rival, x_test, p_test)
-on_test = compare_classifiers(y_test, said, lines, test_files.patient, group_by_release(mark_kaggle_only(test_files)), settings)
+said = predict_all(learned, make_thumbnails(x_test, 24), rival, x_test, p_test)
+on_test = compare_models(y_test, said, lines, test_files.patient, release_subgroups(kaggle_only_mask(test_files)), settings)
 joined = {name: row | on_test[name] for name, row in rivals.items()}
-print(describe_guide(joined))
-figure = plot_classifiers(joined, {"AUC": "#888888", "AUC, conflicting": "#0072B2", "test AUC": "#D55E00"})
-finish_figure(figure, f"Validation, the films on which the clues mislead, and test ({pictures})", "classifiers", output_dir, data_kind)
-tabulate_scores(**on_test).T.rename_axis(f"test, {pictures}")
+print(describe_order_agreement(joined))
+figure = plot_model_comparison(joined, {"AUC": "#888888", "AUC, conflicting": "#0072B2", "test AUC": "#D55E00"})
+show_figure(figure, f"Validation, the films on which the clues mislead, and test ({pictures})", "classifiers", output_dir, data_kind)
+format_metrics(**on_test).T.rename_axis(f"test, {pictures}")
 
 # %% [markdown]
-# **How to read it:** where the orange points follow the blue ones and not the grey ones, a validation set with the same clues was
+# **How to read it:** where the orange points follow the blue ones and not the gray ones, a validation set with the same clues was
 # no guide, and the conflicting films were one. That is why a CNN, even if a linear classifier does nearly as well on validation:
 # it has to do well elsewhere. (A column "Kaggle's" counts healthy children whom only this release has: published scores on the
 # other, such as MedMNIST's, were not measured on them.)
@@ -890,16 +890,16 @@ tabulate_scores(**on_test).T.rename_axis(f"test, {pictures}")
 # **Predict:** which columns will it mend?
 
 # %%
-learnt_share = pool_labels[fit_rows].mean()
-p_adapted, estimated_share = adapt_to_prevalence(p_test, learnt_share)
-table = compare_sets(sets | {"test, adapted": (y_test, p_adapted)}, threshold)
-print(describe_share(learnt_share, estimated_share, y_test.mean()))
+learned_share = pool_labels[fit_rows].mean()
+p_adapted, estimated_share = adapt_to_prevalence(p_test, learned_share)
+table = compare_datasets(sets | {"test, adapted": (y_test, p_adapted)}, threshold)
+print(describe_prevalence(learned_share, estimated_share, y_test.mean()))
 table.style.format("{:.3f}").set_caption(pictures)
 
 # %% [markdown]
 # **How to read it:** smaller differences than the intervals above are noise. If *announced* and *truly* come closer and the
 # calibration error falls, it was the share that had changed. If specificity is lower on test than its validation interval allows,
-# the *films* of healthy children differ: no arithmetic mends that. Honest remedies need new, labelled films from the new place, to set
+# the *films* of healthy children differ: no arithmetic mends that. Honest remedies need new, labeled films from the new place, to set
 # the threshold there, or to train with them. To move it until *this* test looks good is not one.
 #
 # The results are now put beside each other in `OUTPUT_DIR`: model, history, predictions, metrics, all of this run.
@@ -912,11 +912,11 @@ predictions = pd.concat([holdout_files.assign(split="validation", probability=p_
 counted = {"train": y_train, "val": y_val, "test": y_test, "validation": y_holdout}
 report = {
     "run": settings.RUN_NAME, "data": data_kind, "release": release, "official_split": official, "settings": record["settings"],
-    "versions": describe_versions(), "device": f"{device_kind} ({device_name})", "seconds": tour.seconds,
+    "versions": package_versions(), "device": f"{device_kind} ({device_name})", "seconds": tour.seconds,
     "counts": {name: {"NORMAL": int((y == 0).sum()), "PNEUMONIA": int((y == 1).sum())} for name, y in counted.items()},
     "unreadable": unreadable.to_dict("records"),
     "temperature": record["temperature"], "shift": record["shift"],
-    "calibration_error": errors | {"test": calibration_error(y_test, p_test)},
+    "expected_calibration_error": errors | {"test": expected_calibration_error(y_test, p_test)},
     "shifts": shifts.to_dict("index"), "clues": clue_scores, "classifiers": joined,
     "changed_together": {name: {"value": value} for name, value in together.items()},
     "threshold": {"value": threshold, "how": f"largest {describe_rule()} on validation, films as they are and changed"},
@@ -935,17 +935,17 @@ tour.finish(threshold, p_test)
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 8 needs the tools and the settings: run section 0 first.")
-from cxr.explain import check_grad_cam, describe_checks, pick_examples, plot_grad_cam, tabulate_findings  # fold
+from cxr.grad_cam import sanity_check_grad_cam, describe_checks, select_examples, plot_grad_cam, metrics_by_finding  # fold
 
 # %%
 settings = tour.start("8 Look at the answers", globals())
 wrong = sorted(np.flatnonzero((p_test >= threshold) != y_test), key=lambda row: -abs(p_test[row] - threshold))
 print(f"{len(wrong)} of {len(y_test)} {pictures} in test are answered wrongly.")
 if wrong:
-    captions = [f"{Look.names[y_test[row]]}, answer {p_test[row]:.3f}" for row in wrong[:10]]
-    figure = plot_panels(x_test[wrong[:10]], captions, colours=Look.paint(y_test[wrong]))
-    finish_figure(figure, f"Mistakes on test, the farthest from the threshold first ({pictures})", "mistakes", output_dir, data_kind)
-tabulate_findings(y_test, p_test, test_files, threshold, settings.RESAMPLES, settings.SEED).rename_axis(f"test, {pictures}")
+    captions = [f"{CLASS_NAMES[y_test[row]]}, answer {p_test[row]:.3f}" for row in wrong[:10]]
+    figure = plot_images(x_test[wrong[:10]], captions, colors=label_colors(y_test[wrong]))
+    show_figure(figure, f"Mistakes on test, the farthest from the threshold first ({pictures})", "mistakes", output_dir, data_kind)
+metrics_by_finding(y_test, p_test, test_files, threshold, settings.BOOTSTRAP_SAMPLES, settings.SEED).rename_axis(f"test, {pictures}")
 
 # %% [markdown]
 # **How to read it:** the caption gives the label and the probability of PNEUMONIA. A confident mistake on a clear film is
@@ -959,20 +959,20 @@ tabulate_findings(y_test, p_test, test_files, threshold, settings.RESAMPLES, set
 # **Grad-CAM** [4] asks how the logit would change if each map of the last convolutional layer were a little stronger, and
 # adds up the maps with these gradients as weights. Bright places speak for the network's answer. But a map can please and mean
 # nothing, so there are two checks. A network with **random weights** must give another map, or the map shows the picture and not
-# what was learnt [9]. And covering the **brightest square** must lower the score more than covering one anywhere. **Guess first:**
+# what was learned [9]. And covering the **brightest square** must lower the score more than covering one anywhere. **Guess first:**
 # by how much?
 
 # %%
-from cxr.explain import grad_cam  # show
+from cxr.grad_cam import grad_cam  # show
 
 # %%
 answers = p_test >= threshold
-rows, captions, title = pick_examples(y_test, p_test, answers, settings.SEED)
-figure = plot_grad_cam(x_test[rows], grad_cam(model, x_test[rows], answers[rows]), captions, Look.paint(y_test[rows]))
-finish_figure(figure, f"What speaks for the answer: {title} ({pictures})", "grad_cam", output_dir, data_kind)
+rows, captions, title = select_examples(y_test, p_test, answers, settings.SEED)
+figure = plot_grad_cam(x_test[rows], grad_cam(model, x_test[rows], answers[rows]), captions, label_colors(y_test[rows]))
+show_figure(figure, f"What speaks for the answer: {title} ({pictures})", "grad_cam", output_dir, data_kind)
 
 some = np.random.default_rng(settings.SEED).permutation(len(y_test))[:48]
-checks = check_grad_cam(model, x_test[some], answers[some], test_files.patient.iloc[some], settings.RESAMPLES, settings.SEED)
+checks = sanity_check_grad_cam(model, x_test[some], answers[some], test_files.patient.iloc[some], settings.BOOTSTRAP_SAMPLES, settings.SEED)
 print(describe_checks(checks, f"{len(some)} {pictures}"))
 
 # %% [markdown]
@@ -987,16 +987,16 @@ print(describe_checks(checks, f"{len(some)} {pictures}"))
 # show it nothing else. **Predict:** which AUC is left?
 
 # %%
-print(describe_shape_use(test_files, p_test, settings))
-views = {"the whole film": holdout, "the frame hidden": change_batches(holdout, hide_border),
-         "only the frame": change_batches(holdout, keep_border)}
-rows = {name: score(y_holdout, predict_probabilities(model, batches), holdout_files.patient, threshold, settings.RESAMPLES, settings.SEED)
+print(describe_aspect_ratio_use(test_files, p_test, settings))
+views = {"the whole film": holdout, "the frame hidden": perturb_batches(holdout, mask_border),
+         "only the frame": perturb_batches(holdout, keep_only_border)}
+rows = {name: metrics_with_ci(y_holdout, predict_probabilities(model, batches), holdout_files.patient, threshold, settings.BOOTSTRAP_SAMPLES, settings.SEED)
         for name, batches in views.items()}
-tabulate_scores(**rows).loc[["auc", "accuracy"]].rename_axis(f"held-out {pictures}")
+format_metrics(**rows).loc[["auc", "accuracy"]].rename_axis(f"held-out {pictures}")
 
 # %% [markdown]
 # **How to read it:** if the AUC hardly falls with the frame hidden, the network does not need it (accuracy may fall all the same:
-# a grey frame makes a strange film). A high one on the frame alone means that it *can* read the frame, as section 3's classifier
+# a gray frame makes a strange film). A high one on the frame alone means that it *can* read the frame, as section 3's classifier
 # does. Within one class the shape should not matter: a correlation surely away from 0 is a warning.
 #
 # **What was done about it, and what is left.** The augmentation of section 5 makes tone, sharpness and framing say less; changed
@@ -1009,14 +1009,14 @@ tabulate_scores(**rows).loc[["auc", "accuracy"]].rename_axis(f"held-out {picture
 #
 # A network answers whatever it is shown, a cat too. So first: **how unlike the training images is it?** Average pooling has made
 # a few hundred numbers of each picture, its **features**; the **Mahalanobis distance** [11] tells how far it lies from the middle
-# of the training images. Colour, shape and a DICOM header are checked as well. A warning takes the answer away, but the absence of
+# of the training images. Color, shape and a DICOM header are checked as well. A warning takes the answer away, but the absence of
 # one does not make it right.
 
 # %%
 import cxr.dicom  # fold
 
 # %%
-from cxr.picture import Familiar, show_picture  # fold
+from cxr.inference import Familiar, predict_image  # fold
 
 # %%
 familiar = Familiar(model, make_batches("fit", pool_files, [x_train, x_val], 64), holdout, pool_files, seed=settings.SEED)
@@ -1029,8 +1029,8 @@ MY_PICTURE = ""  # @param {type:"string"}
 if "familiar" not in globals() or familiar.model is not model:
     raise RuntimeError("Your own picture needs the trained network and its answers: run section 8 from its start.")
 path = home / Path(MY_PICTURE).expanduser() if MY_PICTURE else data_dir / test_files.path[settings.SEED % len(test_files)]
-show_picture(path, model, familiar, threshold, output_dir, "own" if MY_PICTURE else data_kind, pictures,
-             settings.GEOMETRY)
+predict_image(path, model, familiar, threshold, output_dir, "own" if MY_PICTURE else data_kind, pictures,
+             settings.RESIZE_MODE)
 
 # %% [markdown]
 # ## 9. Change one thing
@@ -1049,12 +1049,12 @@ show_picture(path, model, familiar, threshold, output_dir, "own" if MY_PICTURE e
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 9 needs the tools and the settings: run section 0 first.")
-from cxr.measure import draw_patients, enclose  # again
-from cxr.compare import (  # fold
-    compare_runs,
+from cxr.evaluation import cluster_bootstrap_weights, enclose  # again
+from cxr.run_comparison import (  # fold
+    paired_differences,
     describe_differences,
-    find_reference,
-    is_sure,
+    reference_run,
+    is_significant,
     plot_runs,
     show_runs,
 )
@@ -1074,13 +1074,13 @@ show_runs(runs)
 # many runs owes part of its lead to luck. So choose here, and open test **once**.
 
 # %%
-differences = compare_runs(runs, settings.RESAMPLES, settings.SPLIT_SEED)
+differences = paired_differences(runs, settings.BOOTSTRAP_SAMPLES, settings.SPLIT_SEED)
 others = [one["name"] for one in runs if one["name"] in differences]
-sure = sum(is_sure(differences[name]["auc"]) for name in others)
+sure = sum(is_significant(differences[name]["auc"]) for name in others)
 title = (f"{sure} of {len(others)} runs differ in AUC from the reference by more than the luck of the patients "
-         f"({name_pictures(runs[0]['data'])})")
-if find_reference(runs):
-    finish_figure(plot_runs(runs, differences), title, "runs", output_dir, runs[0]["data"])
+         f"({image_label(runs[0]['data'])})")
+if reference_run(runs):
+    show_figure(plot_runs(runs, differences), title, "runs", output_dir, runs[0]["data"])
 print(describe_differences(runs, differences))
 
 # %% [markdown]
@@ -1100,15 +1100,15 @@ print(describe_differences(runs, differences))
 # %%
 if "tour" not in globals():
     raise RuntimeError("Section 10 needs the tools and the settings: run section 0 first.")
-from cxr.card import write_card  # fold
+from cxr.model_card import render_model_card  # fold
 
 # %%
 settings = tour.start("10 Limits, exercises", globals())
-read_sound(output_dir, report, "best.keras")  # it may be of another run by now
-published = load_network(output_dir / "best.keras")  # what section 7 put there, as anybody else gets it
-write_whole(output_dir / "model_card.md", write_card(report, published))
+read_verified(output_dir, report, "best.keras")  # it may be of another run by now
+published = load_model(output_dir / "best.keras")  # what section 7 put there, as anybody else gets it
+write_atomically(output_dir / "model_card.md", render_model_card(report, published))
 report["seconds"] = {title: seconds for title, seconds in tour.seconds.items() if not title.startswith("10")}
-write_whole(output_dir / "metrics.json", as_json(report))
+write_atomically(output_dir / "metrics.json", to_json(report))
 left = ", ".join(sorted(path.name for path in output_dir.iterdir() if "unfinished" not in path.name))
 print(f"This run on {pictures} took {sum(tour.seconds.values()) / 60:.1f} minutes and left in {output_dir}: {left}.")
 
@@ -1121,7 +1121,7 @@ print(f"This run on {pictures} took {sum(tour.seconds.values()) / 60:.1f} minute
 # 2. **A rare disease.** At which share of sick children is every second alarm of ours false? *Expect:* a small one.
 # 3. **In the mirror.** Average the answers for each film and its mirror image. *Expect:* little gain.
 #
-# ### References and licence
+# ### References and license
 #
 # 1. Kermany, Zhang, Goldbaum: *Labeled … Chest X-Ray Images for Classification*, doi:10.17632/rscbjbr9sj.
 # 2. Kermany et al.: *Identifying Medical Diagnoses …*, Cell 172, 2018.
@@ -1137,7 +1137,7 @@ print(f"This run on {pictures} took {sum(tour.seconds.values()) / 60:.1f} minute
 # 12. Nam et al.: *Learning from Failure*, arXiv:2007.02561; Zech et al., PLoS Medicine 15, 2018; DeGrave et al., Nature Machine
 #     Intelligence 3, 2021.
 #
-# Code: MIT licence. Radiographs: CC BY 4.0.
+# Code: MIT license. Radiographs: CC BY 4.0.
 
 # %% tags=["hide-input"]
 # @title Solutions
@@ -1146,15 +1146,15 @@ if EXERCISE == 1:
     sideways = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], "float32")
     convolution.set_weights([sideways[:, :, None, None]])
     turned = keras.ops.convert_to_numpy(convolution(radiograph))
-    figure = plot_panels([radiograph, edges / 4 + 0.5, turned / 4 + 0.5], ["input", "from the top", "from the left"], 3)
-    finish_figure(figure, "Two kernels", "exercise_1", output_dir, data_kind)
+    figure = plot_images([radiograph, edges / 4 + 0.5, turned / 4 + 0.5], ["input", "from the top", "from the left"], 3)
+    show_figure(figure, "Two kernels", "exercise_1", output_dir, data_kind)
 if EXERCISE == 2:
     at = validation["sensitivity"]["value"], validation["specificity"]["value"]
     share = (1 - at[1]) / (1 - at[1] + at[0])  # where sensitivity x share = (1 - specificity) x (1 - share)
     print(f"At {share:.2%} sick, {predictive_values(*at, share)[0]:.0%} of the alarms are right.")
 if EXERCISE == 3:
-    mirrored = predict_probabilities(model, change_batches(holdout, lambda picture: picture[:, ::-1]))
+    mirrored = predict_probabilities(model, perturb_batches(holdout, lambda picture: picture[:, ::-1]))
     both = special.expit((to_logits(p_holdout) + to_logits(mirrored)) / 2)
     for name, said in {"as it is": p_holdout, "mirrored": mirrored, "mean of both": both}.items():
-        auc = score(y_holdout, said, holdout_files.patient, threshold, settings.RESAMPLES, settings.SEED)["auc"]
+        auc = metrics_with_ci(y_holdout, said, holdout_files.patient, threshold, settings.BOOTSTRAP_SAMPLES, settings.SEED)["auc"]
         print(f"{name}: AUC {auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]")

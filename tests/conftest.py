@@ -11,15 +11,25 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs this in the background ignores Ctrl-C, children too
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell that runs this in the background ignores Ctrl-C, children too
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup the end of a terminal
-collect_ignore = [] if importlib.util.find_spec("selenium") else ["test_browser.py"]  # make test-browser installs it
+collect_ignore = (
+    [] if importlib.util.find_spec("selenium") else ["test_browser.py"]
+)  # make test-browser installs it
 matplotlib.use("agg")  # here only: a kernel must show its figures inline
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as in section 0 of the notebook
-os.environ["PYTHON"] = sys.executable  # for download_data.sh, which would take that of .venv
-os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel is this environment's, also where the user has another "python3"
+os.environ.setdefault(
+    "TF_CPU_ALLOCATOR_USE_BFC", "true"
+)  # as in section 0 of the notebook
+os.environ["PYTHON"] = (
+    sys.executable
+)  # for download_data.sh, which would take that of .venv
+os.environ["JUPYTER_PREFER_ENV_PATH"] = (
+    "1"  # a kernel is this environment's, also where the user has another "python3"
+)
 # A port where nothing listens: whatever asks for the network is refused at once, here and in every kernel.
 for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
     os.environ[name] = "http://127.0.0.1:9"
@@ -27,7 +37,7 @@ for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = "127.0.0.1"
 
 from cxr.phantoms import write_phantoms  # noqa: E402
-from cxr.storage import hold_lock  # noqa: E402
+from cxr.storage import lock_folder  # noqa: E402
 
 
 def pytest_configure(config):
@@ -41,7 +51,9 @@ def same_world():
     """No test leaves anything for the next one: in the environment, an open figure, another style, another working folder."""
     environment, style, folder = dict(os.environ), dict(matplotlib.rcParams), Path.cwd()
     if keras := sys.modules.get("keras"):
-        keras.utils.set_random_seed(0)  # so the weights of a new layer are the same in each run
+        keras.utils.set_random_seed(
+            0
+        )  # so the weights of a new layer are the same in each run
     yield
     os.environ.clear()
     os.environ.update(environment)
@@ -49,7 +61,9 @@ def same_world():
     if plt := sys.modules.get("matplotlib.pyplot"):
         plt.close("all")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some parameters of matplotlib are deprecated, reading them is not
+            warnings.simplefilter(
+                "ignore"
+            )  # some parameters of matplotlib are deprecated, reading them is not
             matplotlib.rcParams.update(style)
     if keras := sys.modules.get("keras"):
         keras.config.set_dtype_policy("float32")
@@ -75,11 +89,17 @@ def hide_project(folder):
 
 def draw_once(factory, name, *numbers, seed):
     """Draw phantoms, and their masks, into a folder of this name, unless the other process of `pytest -n 2` has; return it."""
-    base = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    base = (
+        factory.getbasetemp().parent
+        if "PYTEST_XDIST_WORKER" in os.environ
+        else factory.getbasetemp()
+    )
     folder = base / name
-    with hold_lock(base, f"drawing {name}"):
+    with lock_folder(base, f"drawing {name}"):
         if not (folder / "chest_xray").exists():  # which appears when it is whole
-            write_phantoms(folder / "chest_xray", *numbers, seed=seed, masks=folder / "masks")
+            write_phantoms(
+                folder / "chest_xray", *numbers, seed=seed, masks=folder / "masks"
+            )
     return folder
 
 

@@ -32,7 +32,7 @@ def outputs(tiny, tmp_path, monkeypatch):
     }
     (tmp_path / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
     monkeypatch.setattr(banner, "DOCS", tmp_path)
-    monkeypatch.setattr(banner, "load_network", lambda path: None)
+    monkeypatch.setattr(banner, "load_model", lambda path: None)
     monkeypatch.setattr(banner, "grad_cam", lambda model, x, _: np.ones(x.shape[:3]))
     return tmp_path
 

@@ -70,7 +70,7 @@ def keep_film(film, path):
         raise StorageError("too long")
     write(path, film)
 ''',
-    "cxr/measure.py": '''"""Scores."""
+    "cxr/evaluation.py": '''"""Scores."""
 
 import math
 
@@ -88,7 +88,7 @@ def tell(size):
     In two lines.
     """
     text = f"""The score
-is {score(size)}"""
+is {metrics_with_ci(size)}"""
     return text
 ''',
     "book/tour.py": """# %% [markdown]
@@ -142,16 +142,16 @@ assert film == [4, 4, 4], "a film"
 # ## 2. Measure, and tell
 
 # %%
-from cxr.measure import score  # show
-from cxr.measure import tell  # show
+from cxr.evaluation import score  # show
+from cxr.evaluation import tell  # show
 
-print(score(SIZE), ROOM)
+print(metrics_with_ci(SIZE), ROOM)
 
 # %% tags=["hide-input"]
 print(tell(SIZE))
 """,
 }
-STORAGE, FILMS, MEASURE = "cxr/storage.py", "cxr/films.py", "cxr/measure.py"
+STORAGE, FILMS, MEASURE = "cxr/storage.py", "cxr/films.py", "cxr/evaluation.py"
 TOUR = "book/tour.py"
 FOLD = "import cxr.films  # fold"
 LAST = "print(tell(SIZE))"
@@ -228,8 +228,8 @@ film = read_film(SIZE)'''
     assert re.findall(r"^\S.*", cells["show-score"], re.MULTILINE) == [
         "def score(size):",
         "def tell(size):",
-        'is {score(size)}"""',
-        "print(score(SIZE), ROOM)",
+        'is {metrics_with_ci(size)}"""',
+        "print(metrics_with_ci(SIZE), ROOM)",
     ]
 
 
@@ -287,7 +287,7 @@ def test_again_defines_what_a_restart_took_and_nothing_else(tmp_path):
     again = (
         "from cxr.storage import StorageError  # again\n"
         "from cxr.films import read_film  # again\n"
-        "from cxr.measure import score, tell  # again\n"
+        "from cxr.evaluation import score, tell  # again\n"
     )
     node = build_sample(tmp_path, (TOUR, "", f"\n# %%\n{again}print(tell(9))\n"))
     source = node.cells[-1].source
@@ -452,7 +452,7 @@ REFUSED = {
     ),
     "a default that is defined later": (
         [
-            (MEASURE, "score(size):", "score(size=LAST):"),
+            (MEASURE, "metrics_with_ci(size):", "metrics_with_ci(size=LAST):"),
             (MEASURE, "", "\nLAST = 1\n"),
             (TOUR, "import score ", "import score, LAST "),
         ],
@@ -540,13 +540,13 @@ REFUSED = {
         ["2-measure-and-tell-2", "one"],
     ),
     "shown twice": (
-        [(TOUR, LAST, "from cxr.measure import tell  # show")],
+        [(TOUR, LAST, "from cxr.evaluation import tell  # show")],
         ["import tell  # show", "tell is placed above"],
     ),
     "folded twice": ([(TOUR, LAST, FOLD)], [FOLD, "films is placed above"]),
     "placed nowhere": (
         [(MEASURE, "", "\nFEW = 3\n")],
-        ["cxr/measure.py", "FEW is placed nowhere"],
+        ["cxr/evaluation.py", "FEW is placed nowhere"],
     ),
     "a module that is placed nowhere": (
         [(TOUR, FOLD, ""), (TOUR, "read_film,", "read_film, DEPTH,")],
@@ -562,7 +562,7 @@ REFUSED = {
     ),
     "no such name to show": (
         [(TOUR, "import tell", "import tells")],
-        ["import tells", "cxr/measure.py defines no tells"],
+        ["import tells", "cxr/evaluation.py defines no tells"],
     ),
     "no such name to fold": (
         [(TOUR, "ROOM, write ", "ROOM, writ ")],
@@ -584,7 +584,10 @@ REFUSED = {
         [(FILMS, "import math", "if 1:\n    import math")],
         ["if 1:: `if 1:` defines nothing"],
     ),
-    "no docstring": ([(MEASURE, '"""Scores."""', "")], ["cxr/measure.py", "docstring"]),
+    "no docstring": (
+        [(MEASURE, '"""Scores."""', "")],
+        ["cxr/evaluation.py", "docstring"],
+    ),
     "an unknown tag": ([(TOUR, 'tags=["hide-input"]', 'tags=["hide"]')], ["hide"]),
 }
 

@@ -171,13 +171,13 @@ def test_what_a_reader_needs_is_kept_and_nothing_else():
     ("size", "expected"),
     [((1800, 900), (900, 450)), ((600, 400), (600, 400)), ((900, 2000), (900, 2000))],
 )
-def test_figures_are_made_as_wide_as_a_page_and_keep_their_colours(size, expected):
+def test_figures_are_made_as_wide_as_a_page_and_keep_their_colors(size, expected):
     small = docs.shrink_figure(draw_figure(*size))
     figure = Image.open(io.BytesIO(base64.b64decode(small)))
     assert figure.format == "PNG" and figure.size == expected
-    colours = figure.convert("RGB")
-    assert colours.getpixel((100, 100)) == (0xD5, 0x5E, 0x00)
-    assert colours.getpixel((expected[0] - 5, expected[1] - 5)) == (255, 255, 255)
+    colors = figure.convert("RGB")
+    assert colors.getpixel((100, 100)) == (0xD5, 0x5E, 0x00)
+    assert colors.getpixel((expected[0] - 5, expected[1] - 5)) == (255, 255, 255)
 
 
 def test_a_cell_that_failed_makes_no_copy():

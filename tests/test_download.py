@@ -19,20 +19,19 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from internet import COUNTS, MENDELEY_COUNTS, Internet, make_archive
+from fake_kaggle_server import COUNTS, MENDELEY_COUNTS, FakeKaggleServer, make_archive
 
 from cxr.dataset import find_data, list_images
 from cxr.download import (
     BadArchive,
-    ChestXray,
     DownloadError,
-    count_images,
     download_data,
     download_with_curl,
     download_with_kaggle,
     extract_archive,
     reachable,
 )
+from cxr.release import ChestXray, count_images
 from cxr.storage import StorageError
 
 SCRIPT = ROOT / "download_data.sh"
@@ -45,7 +44,7 @@ def archives():
 
 @pytest.fixture(scope="session")
 def the_internet(archives, tmp_path_factory):
-    return Internet(*archives, tmp_path_factory.mktemp("internet"))
+    return FakeKaggleServer(*archives, tmp_path_factory.mktemp("internet"))
 
 
 @pytest.fixture
@@ -58,7 +57,9 @@ def internet(the_internet, tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     for name, value in the_internet.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(time, "sleep", lambda seconds, real=time.sleep: real(min(seconds, 0.2)))
+    monkeypatch.setattr(
+        time, "sleep", lambda seconds, real=time.sleep: real(min(seconds, 0.2))
+    )
     monkeypatch.setattr(ChestXray, "counts", COUNTS)
     monkeypatch.setattr(ChestXray, "mendeley_counts", MENDELEY_COUNTS)
     return the_internet
@@ -78,7 +79,9 @@ def recover(internet):
 
 
 def script(folder, *options, **more):
-    return subprocess.run([SCRIPT, *options, folder], capture_output=True, text=True, check=False, **more)
+    return subprocess.run(
+        [SCRIPT, *options, folder], capture_output=True, text=True, check=False, **more
+    )
 
 
 def list_names(folder):
@@ -94,17 +97,24 @@ def assert_whole(folder):
 
 
 def corrupt(body):
-    place = body.index(b"\xff\xd8", len(body) // 100) + 40  # inside a picture: its checksum fails
-    return body[:place] + bytes([body[place] ^ 0xFF]) + body[place + 1:]
+    place = (
+        body.index(b"\xff\xd8", len(body) // 100) + 40
+    )  # inside a picture: its checksum fails
+    return body[:place] + bytes([body[place] ^ 0xFF]) + body[place + 1 :]
 
 
 def lose_bytes(body):
-    return body[:len(body) // 2] + body[len(body) // 2 + 5000:]  # the end is there, but places in it are counted from the beginning
+    return (
+        body[: len(body) // 2] + body[len(body) // 2 + 5000 :]
+    )  # the end is there, but places in it are counted from the beginning
 
 
 def too_few(body):
     """The same without one picture."""
-    with zipfile.ZipFile(io.BytesIO(body)) as old, zipfile.ZipFile(changed := io.BytesIO(), "w") as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(body)) as old,
+        zipfile.ZipFile(changed := io.BytesIO(), "w") as new,
+    ):
         for member in old.infolist():
             if member.filename != "chest_xray/test/NORMAL/person3_virus_3.jpeg":
                 new.writestr(member, old.read(member))
@@ -114,43 +124,89 @@ def too_few(body):
 FAULTS = {  # how Kaggle fails; what the line of the kaggle command, and that of the public address, says
     "401": ({"status": 401}, "Authentication required", "401"),
     "429": ({"status": 429}, "429", "429"),
-    "a page instead of a zip": ({"body": b"<html>please log in</html>"}, "no zip archive; it was removed", "no zip archive"),
-    "hangs up each time": ({"cut": 500_000}, "kaggle: ", r"closed with \d+ bytes remaining to read; run this again"),
-    "promises too little": ({"length": -1000}, "kaggle: cut off", "no whole zip archive; it was removed"),
-    "corrupt": ({"body": corrupt}, "corrupt .*CRC.*; it was removed", "corrupt .*; it was removed"),
-    "bytes lost on the way": ({"body": lose_bytes}, "corrupt .*; it was removed", "corrupt .*; it was removed"),
-    "one picture missing": ({"body": too_few}, "59 images.*; it was removed", "4 test/NORMAL.*; it was removed"),
+    "a page instead of a zip": (
+        {"body": b"<html>please log in</html>"},
+        "no zip archive; it was removed",
+        "no zip archive",
+    ),
+    "hangs up each time": (
+        {"cut": 500_000},
+        "kaggle: ",
+        r"closed with \d+ bytes remaining to read; run this again",
+    ),
+    "promises too little": (
+        {"length": -1000},
+        "kaggle: cut off",
+        "no whole zip archive; it was removed",
+    ),
+    "corrupt": (
+        {"body": corrupt},
+        "corrupt .*CRC.*; it was removed",
+        "corrupt .*; it was removed",
+    ),
+    "bytes lost on the way": (
+        {"body": lose_bytes},
+        "corrupt .*; it was removed",
+        "corrupt .*; it was removed",
+    ),
+    "one picture missing": (
+        {"body": too_few},
+        "59 images.*; it was removed",
+        "4 test/NORMAL.*; it was removed",
+    ),
 }
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_failure_is_told_in_one_line_and_the_next_try_succeeds(internet, tmp_path, capsys, fault):
+def test_each_failure_is_told_in_one_line_and_the_next_try_succeeds(
+    internet, tmp_path, capsys, fault
+):
     """By the script while Kaggle fails, then by the notebook when it works again: whole, and nothing left over."""
     how, command_line, web_line = FAULTS[fault]
     folder = tmp_path / "data/chest_xray"
-    fail_everywhere(internet, **{name: value(internet.web.whole) if callable(value) else value for name, value in how.items()})
+    fail_everywhere(
+        internet,
+        **{
+            name: value(internet.web.whole) if callable(value) else value
+            for name, value in how.items()
+        },
+    )
     failed = script(folder)
     told = [line.rsplit("\r", 1)[-1] for line in failed.stdout.splitlines()]
-    expected = {"the kaggle command": command_line, "Kaggle's public address": web_line, "the original at Mendeley": "404"}
+    expected = {
+        "the kaggle command": command_line,
+        "Kaggle's public address": web_line,
+        "the original at Mendeley": "404",
+    }
     for name, reason in expected.items():
-        line, = (line for line in told if line.startswith(f"{name}: "))
+        (line,) = (line for line in told if line.startswith(f"{name}: "))
         assert re.search(reason, line), line
-    assert failed.returncode == 1 and "no source gave the data set" in failed.stderr and "Traceback" not in failed.stdout + failed.stderr
+    assert (
+        failed.returncode == 1
+        and "no source gave the data set" in failed.stderr
+        and "Traceback" not in failed.stdout + failed.stderr
+    )
     assert list_names(folder.parent) == [".chest_xray.download"]
     recover(internet)
     assert find_data(tmp_path, "") == folder
     assert_whole(folder)
     assert list_names(folder.parent) == ["chest_xray"]
     if fault == "hangs up each time":
-        assert internet.command.ranges[-1] != "bytes=0-", "the second try must go on where the first one stopped"
+        assert internet.command.ranges[-1] != "bytes=0-", (
+            "the second try must go on where the first one stopped"
+        )
 
 
-def test_the_script_gets_everything_and_does_nothing_the_second_time(internet, tmp_path):
+def test_the_script_gets_everything_and_does_nothing_the_second_time(
+    internet, tmp_path
+):
     folder = tmp_path / "data/chest_xray"
     internet.command.cut = None
     done = script(folder)
-    assert done.returncode == 0 and "60 images, checked" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "60 images, checked" in done.stdout, (
+        done.stdout + done.stderr
+    )
     assert_whole(folder)
     assert list_names(folder.parent) == ["chest_xray"] and internet.web.ranges == []
     internet.command.status = internet.web.status = internet.mendeley.status = 500
@@ -161,7 +217,9 @@ def test_the_script_gets_everything_and_does_nothing_the_second_time(internet, t
 
 
 @pytest.mark.long
-def test_a_connection_that_breaks_once_is_taken_up_again_by_https(internet, tmp_path, monkeypatch):
+def test_a_connection_that_breaks_once_is_taken_up_again_by_https(
+    internet, tmp_path, monkeypatch
+):
     internet.web.cut = 2_000_000
     archive = tmp_path / "chest-xray-pneumonia.zip"
     download_with_curl(ChestXray.kaggle_address, archive, len(internet.web.whole))
@@ -190,7 +248,7 @@ def test_a_page_does_not_overwrite_the_part_that_is_here(internet, tmp_path):
 
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/zip"])
 def test_a_server_that_does_not_go_on_from_a_part(internet, tmp_path, kind):
-    """"200 OK": a page, which must not cost the part that is here; or the archive from its beginning, which is taken."""
+    """ "200 OK": a page, which must not cost the part that is here; or the archive from its beginning, which is taken."""
     archive = tmp_path / "a.zip"
     archive.write_bytes(internet.web.whole[:1000])
     internet.web.resumes, internet.web.kind = False, kind
@@ -198,59 +256,95 @@ def test_a_server_that_does_not_go_on_from_a_part(internet, tmp_path, kind):
         download_with_curl(ChestXray.kaggle_address, archive, len(internet.web.whole))
         assert archive.read_bytes() == internet.web.whole
     else:
-        with pytest.raises(DownloadError, match=r"^what arrived is no zip archive$") as told:
-            download_with_curl(ChestXray.kaggle_address, archive, len(internet.web.whole))
-        assert not isinstance(told.value, BadArchive), "what is raised for a bad archive lets it be removed"
+        with pytest.raises(
+            DownloadError, match=r"^what arrived is no zip archive$"
+        ) as told:
+            download_with_curl(
+                ChestXray.kaggle_address, archive, len(internet.web.whole)
+            )
+        assert not isinstance(told.value, BadArchive), (
+            "what is raised for a bad archive lets it be removed"
+        )
         assert archive.read_bytes() == internet.web.whole[:1000]
 
 
 def test_a_silent_server_is_left(internet, tmp_path, capsys):
-    internet.web.pace = 1000  # it says nothing more for a minute, once it has sent its first 64 kB
-    with pytest.raises(DownloadError, match=r"curl: \(28\) .*; run this again to go on from there"):
-        download_with_curl(ChestXray.kaggle_address, tmp_path / "a.zip", 1, pauses=(1,), silence=1)
+    internet.web.pace = (
+        1000  # it says nothing more for a minute, once it has sent its first 64 kB
+    )
+    with pytest.raises(
+        DownloadError, match=r"curl: \(28\) .*; run this again to go on from there"
+    ):
+        download_with_curl(
+            ChestXray.kaggle_address, tmp_path / "a.zip", 1, pauses=(1,), silence=1
+        )
     assert capsys.readouterr().out.count("trying again in 1 s") == 1
     first, second = internet.web.ranges
-    assert first is None and re.fullmatch(r"bytes=[1-9]\d+-", second), "it goes on, and not from the beginning"
+    assert first is None and re.fullmatch(r"bytes=[1-9]\d+-", second), (
+        "it goes on, and not from the beginning"
+    )
 
 
 def test_a_kaggle_command_that_waits_for_ever_is_ended(internet, tmp_path):
     internet.command.pace = 1000
     with pytest.raises(DownloadError, match=r"^kaggle: silent for 2 seconds$"):
-        download_with_kaggle(ChestXray.kaggle_address, tmp_path / "chest-xray-pneumonia.zip", 1, silence=2)
+        download_with_kaggle(
+            ChestXray.kaggle_address,
+            tmp_path / "chest-xray-pneumonia.zip",
+            1,
+            silence=2,
+        )
 
 
-def test_a_kaggle_command_that_cannot_be_run_leads_to_the_next_source(internet, tmp_path, capsys, monkeypatch):
+def test_a_kaggle_command_that_cannot_be_run_leads_to_the_next_source(
+    internet, tmp_path, capsys, monkeypatch
+):
     """As in a project folder that was moved: the Python that the script names is gone."""
     (tmp_path / "kaggle").write_text("#!/gone/python\n")
     (tmp_path / "kaggle").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     download_data(tmp_path / "data/chest_xray")
-    assert "the kaggle command cannot be run (No such file or directory)." in capsys.readouterr().out
+    assert (
+        "the kaggle command cannot be run (No such file or directory)."
+        in capsys.readouterr().out
+    )
     assert_whole(tmp_path / "data/chest_xray")
 
 
-def test_without_curl_its_sources_say_so_and_kaggle_is_asked_all_the_same(internet, tmp_path, capsys, monkeypatch):
+def test_without_curl_its_sources_say_so_and_kaggle_is_asked_all_the_same(
+    internet, tmp_path, capsys, monkeypatch
+):
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     internet.command.status = 500
     with pytest.raises(DownloadError, match="no source"):
         download_data(tmp_path / "data/chest_xray")
     told = capsys.readouterr().out
-    assert told.count("the curl command is not installed") == 2 and "the kaggle command: kaggle: " in told
+    assert (
+        told.count("the curl command is not installed") == 2
+        and "the kaggle command: kaggle: " in told
+    )
     internet.command.recover()
     download_data(tmp_path / "data/chest_xray")
     assert_whole(tmp_path / "data/chest_xray")
 
 
-def test_an_own_archive_that_is_cut_is_told_also_without_a_network(tmp_path, capsys, archives):
+def test_an_own_archive_that_is_cut_is_told_also_without_a_network(
+    tmp_path, capsys, archives
+):
     (tmp_path / "archive.zip").write_bytes(archives[0][:-1000])
     with pytest.raises(DownloadError, match="no source"):
         download_data(tmp_path / "chest_xray")
-    assert f"the archive {tmp_path / 'archive.zip'}: what arrived is no whole zip archive; it was left" in capsys.readouterr().out
+    assert (
+        f"the archive {tmp_path / 'archive.zip'}: what arrived is no whole zip archive; it was left"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.long
-def test_the_archive_is_kept_where_that_is_asked_for_and_used_where_it_lies(internet, tmp_path, capsys):
+def test_the_archive_is_kept_where_that_is_asked_for_and_used_where_it_lies(
+    internet, tmp_path, capsys
+):
     folder = tmp_path / "data/chest_xray"
     assert script(folder, "--keep-archive").returncode == 0
     assert set(list_names(folder.parent)) == {"chest_xray", "chest-xray-pneumonia.zip"}
@@ -259,28 +353,46 @@ def test_the_archive_is_kept_where_that_is_asked_for_and_used_where_it_lies(inte
     assert find_data(tmp_path, "") == folder
     assert_whole(folder)
     shutil.rmtree(folder)
-    (folder.parent / "chest-xray-pneumonia.zip").write_bytes(corrupt(internet.web.whole))
+    (folder.parent / "chest-xray-pneumonia.zip").write_bytes(
+        corrupt(internet.web.whole)
+    )
     with pytest.raises(DownloadError, match="no source"):
         download_data(folder)
-    assert "left where it is" in capsys.readouterr().out and (folder.parent / "chest-xray-pneumonia.zip").exists()
+    assert (
+        "left where it is" in capsys.readouterr().out
+        and (folder.parent / "chest-xray-pneumonia.zip").exists()
+    )
 
 
 @pytest.mark.long
-def test_mendeley_is_the_last_source_and_has_no_val_folder(internet, tmp_path, capsys, monkeypatch):
+def test_mendeley_is_the_last_source_and_has_no_val_folder(
+    internet, tmp_path, capsys, monkeypatch
+):
     internet.command.status = internet.web.status = 404
-    monkeypatch.setattr(ChestXray, "mendeley_sha256", hashlib.sha256(internet.mendeley.whole).hexdigest())
+    monkeypatch.setattr(
+        ChestXray,
+        "mendeley_sha256",
+        hashlib.sha256(internet.mendeley.whole).hexdigest(),
+    )
     folder = find_data(tmp_path, "")
     assert_whole(folder)
-    assert set(list_images(folder).split) == {"train", "test"} and "no val folder" in capsys.readouterr().out
+    assert (
+        set(list_images(folder).split) == {"train", "test"}
+        and "no val folder" in capsys.readouterr().out
+    )
     shutil.rmtree(folder)
     monkeypatch.setattr(ChestXray, "mendeley_sha256", "0" * 64)
     with pytest.raises(DownloadError, match="no source"):
         download_data(folder)
-    assert "SHA-256 is not that of the original; it was removed" in capsys.readouterr().out
+    assert (
+        "SHA-256 is not that of the original; it was removed" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.long
-def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(internet, tmp_path, monkeypatch):
+def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(
+    internet, tmp_path, monkeypatch
+):
     key = "KGAT_0123456789abcdef0123456789abcdef"
     monkeypatch.setenv("KAGGLE_API_TOKEN", key)
     internet.command.status = 401
@@ -292,12 +404,21 @@ def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(internet, 
 
 @pytest.mark.long
 @pytest.mark.parametrize("limit", [1_000_000, 5_000])
-def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(internet, tmp_path, limit):
+def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(
+    internet, tmp_path, limit
+):
     """A limit to the size of a file stands for the disk: of the archive, and (smaller than the archive's own parts) of all."""
     internet.mendeley.status = 404
     folder = tmp_path / "data/chest_xray"
-    failed = script(folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    assert failed.returncode == 1 and "is full: free some space" in failed.stderr and not folder.exists()
+    failed = script(
+        folder,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert (
+        failed.returncode == 1
+        and "is full: free some space" in failed.stderr
+        and not folder.exists()
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -310,7 +431,9 @@ def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(internet,
 
 
 @pytest.mark.long
-def test_a_disk_that_fills_while_extracting_keeps_the_archive_for_the_next_try(internet, tmp_path, monkeypatch):
+def test_a_disk_that_fills_while_extracting_keeps_the_archive_for_the_next_try(
+    internet, tmp_path, monkeypatch
+):
     folder = tmp_path / "chest_xray"
     written, write = [], Path.write_bytes
 
@@ -332,26 +455,44 @@ def test_a_disk_that_fills_while_extracting_keeps_the_archive_for_the_next_try(i
     assert asked == len(internet.command.ranges)
 
 
-def test_too_little_room_is_said_before_anything_is_downloaded(internet, tmp_path, monkeypatch):
+def test_too_little_room_is_said_before_anything_is_downloaded(
+    internet, tmp_path, monkeypatch
+):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=3_000_000_000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda folder: usage._replace(free=3_000_000_000)
+    )
     assert ChestXray.kaggle_bytes + ChestXray.tree_bytes > 3_000_000_000
     internet.mendeley.status = 404
-    with pytest.raises(StorageError, match=r"3.0 GB of disk left, and 3.7 GB are needed"):
+    with pytest.raises(
+        StorageError, match=r"3.0 GB of disk left, and 3.7 GB are needed"
+    ):
         download_data(tmp_path / "chest_xray")
-    assert internet.command.ranges == internet.web.ranges == [] and internet.mendeley.ranges, "the smaller original has room enough"
+    assert (
+        internet.command.ranges == internet.web.ranges == []
+        and internet.mendeley.ranges
+    ), "the smaller original has room enough"
 
 
 def test_a_folder_that_cannot_be_written_is_named(internet, tmp_path):
     (tmp_path / "file").write_text("in the way")
     failed = script(tmp_path / "file/chest_xray")
-    assert failed.returncode == 1 and f"{tmp_path / 'file'} cannot be written" in failed.stderr
+    assert (
+        failed.returncode == 1
+        and f"{tmp_path / 'file'} cannot be written" in failed.stderr
+    )
 
 
 def start_slow_download(internet, folder):
     """The script in mid-download by the kaggle command, a good second before its end."""
     internet.command.pace = len(internet.command.whole) / 3
-    process = subprocess.Popen([SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [SCRIPT, folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     partial = folder.with_name(".chest_xray.download") / "chest-xray-pneumonia.zip"
     while not partial.exists() or partial.stat().st_size < 1_000_000:
         assert process.poll() is None, process.stdout.read()
@@ -365,7 +506,11 @@ def test_an_interrupted_download_goes_on(internet, tmp_path):
     process, partial = start_slow_download(internet, folder)
     os.killpg(process.pid, signal.SIGINT)
     told, _ = process.communicate(timeout=300)
-    assert process.returncode != 0 and "run it again to go on from there" in told and "Traceback" not in told
+    assert (
+        process.returncode != 0
+        and "run it again to go on from there" in told
+        and "Traceback" not in told
+    )
     size = partial.stat().st_size
     assert 1_000_000 <= size < len(internet.command.whole) and not folder.exists()
     recover(internet)
@@ -378,9 +523,19 @@ def test_an_interrupted_download_goes_on(internet, tmp_path):
 def test_after_a_kill_and_with_two_at_once_one_waits_for_the_other(internet, tmp_path):
     folder = tmp_path / "chest_xray"
     first, _ = start_slow_download(internet, folder)
-    second = subprocess.Popen([SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    second = subprocess.Popen(
+        [SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert "Another process is getting data" in second.stdout.readline()
-    third, _ = subprocess.Popen([SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), first.kill()
+    third, _ = (
+        subprocess.Popen(
+            [SCRIPT, folder],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ),
+        first.kill(),
+    )
     for process in (second, third):
         told, _ = process.communicate(timeout=300)
         assert process.returncode == 0, told
@@ -391,9 +546,16 @@ def test_after_a_kill_and_with_two_at_once_one_waits_for_the_other(internet, tmp
 @pytest.mark.long
 def test_two_downloads_at_once_ask_only_once(internet, tmp_path):
     internet.command.pace = len(internet.command.whole) / 2
-    pair = [subprocess.Popen([SCRIPT, tmp_path / "chest_xray"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    pair = [
+        subprocess.Popen(
+            [SCRIPT, tmp_path / "chest_xray"], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
     assert [process.wait(60) for process in pair] == [0, 0]
-    assert len(internet.command.ranges) <= 2 and internet.web.ranges == []  # the command asks once, and once to resume nothing
+    assert (
+        len(internet.command.ranges) <= 2 and internet.web.ranges == []
+    )  # the command asks once, and once to resume nothing
 
 
 def zip_of(folder, **entries):
@@ -421,39 +583,66 @@ def packed_by_bzip2():
 
 
 HARMFUL = {
-    "a way out": ([("chest_xray/train/NORMAL/../../../../escaped.jpeg", b"x")], "points outside"),
-    "a way out in the nested copy": ([("chest_xray/chest_xray/../../../escaped.jpeg", b"x")], "points outside"),
+    "a way out": (
+        [("chest_xray/train/NORMAL/../../../../escaped.jpeg", b"x")],
+        "points outside",
+    ),
+    "a way out in the nested copy": (
+        [("chest_xray/chest_xray/../../../escaped.jpeg", b"x")],
+        "points outside",
+    ),
     "an absolute name": ([("/tmp/escaped.jpeg", b"x")], "points outside"),
     "a name of another system": ([("..\\escaped.jpeg", b"x")], "points outside"),
     "a symbolic link": ([(symbolic_link(), b"/etc/passwd")], "symbolic link"),
     "a packing without limits": ([(packed_by_bzip2(), b"x")], "unusual way"),
-    "a bomb": ([("chest_xray/train/NORMAL/b.jpeg", bytes(100_000_000))], "out of proportion"),
-    "many small bombs": ([(f"chest_xray/train/NORMAL/{n}.jpeg", bytes(999_999)) for n in range(40)], "out of proportion"),
+    "a bomb": (
+        [("chest_xray/train/NORMAL/b.jpeg", bytes(100_000_000))],
+        "out of proportion",
+    ),
+    "many small bombs": (
+        [(f"chest_xray/train/NORMAL/{n}.jpeg", bytes(999_999)) for n in range(40)],
+        "out of proportion",
+    ),
 }
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_an_archive_that_lost_bytes_is_corrupt_wherever_that_was(tmp_path, place):
-    archive = zip_of(tmp_path, infos=[(f"chest_xray/train/NORMAL/{n}.jpeg", os.urandom(1000)) for n in range(100)])
+    archive = zip_of(
+        tmp_path,
+        infos=[
+            (f"chest_xray/train/NORMAL/{n}.jpeg", os.urandom(1000)) for n in range(100)
+        ],
+    )
     body = archive.read_bytes()
-    archive.write_bytes(body[:int(place * len(body))] + body[int(place * len(body)) + 3000:])
+    archive.write_bytes(
+        body[: int(place * len(body))] + body[int(place * len(body)) + 3000 :]
+    )
     with pytest.raises(BadArchive, match="corrupt"):
         extract_archive(archive, tmp_path / "data", [COUNTS])
     assert list_names(tmp_path) == ["a.zip"]
 
 
 def test_a_name_that_no_file_may_have_is_a_fault_of_the_archive(tmp_path):
-    archive = zip_of(tmp_path, infos=[(f"chest_xray/train/NORMAL/{'long' * 80}.jpeg", b"x")])
+    archive = zip_of(
+        tmp_path, infos=[(f"chest_xray/train/NORMAL/{'long' * 80}.jpeg", b"x")]
+    )
     with pytest.raises(BadArchive, match=r"corrupt .*name too long"):
         extract_archive(archive, tmp_path / "data", [COUNTS])
 
 
 def test_no_more_is_unpacked_than_an_archive_announces(tmp_path):
     """100 kB that become 100 MB, where the archive says 1,000 bytes."""
-    archive = zip_of(tmp_path, infos=[("chest_xray/train/NORMAL/b.jpeg", bytes(100_000_000))])
+    archive = zip_of(
+        tmp_path, infos=[("chest_xray/train/NORMAL/b.jpeg", bytes(100_000_000))]
+    )
     body = archive.read_bytes()
-    assert body.count(struct.pack("<L", 100_000_000)) == 2  # before the picture, and in the list at the end
-    archive.write_bytes(body.replace(struct.pack("<L", 100_000_000), struct.pack("<L", 1000)))
+    assert (
+        body.count(struct.pack("<L", 100_000_000)) == 2
+    )  # before the picture, and in the list at the end
+    archive.write_bytes(
+        body.replace(struct.pack("<L", 100_000_000), struct.pack("<L", 1000))
+    )
     tracemalloc.start()
     try:
         with pytest.raises(BadArchive, match=r"corrupt .*CRC"):
@@ -469,26 +658,43 @@ def test_an_archive_that_means_harm_is_refused_whole(tmp_path, kind):
     archive = zip_of(tmp_path, infos=infos)
     with pytest.raises(BadArchive, match=message):
         extract_archive(archive, tmp_path / "deep/er/data", [COUNTS])
-    assert list_names(tmp_path) == ["a.zip"] and not list(tmp_path.parent.rglob("escaped*"))
+    assert list_names(tmp_path) == ["a.zip"] and not list(
+        tmp_path.parent.rglob("escaped*")
+    )
 
 
-def test_an_incomplete_folder_is_kept_aside_when_the_whole_one_comes(internet, tmp_path):
+def test_an_incomplete_folder_is_kept_aside_when_the_whole_one_comes(
+    internet, tmp_path
+):
     (tmp_path / "chest_xray/train").mkdir(parents=True)
     (tmp_path / "chest_xray/train/mine.txt").write_text("keep me")
     download_data(tmp_path / "chest_xray")
     assert_whole(tmp_path / "chest_xray")
-    assert [path.read_text() for path in tmp_path.glob("chest_xray.incomplete-*/train/mine.txt")] == ["keep me"]
+    assert [
+        path.read_text()
+        for path in tmp_path.glob("chest_xray.incomplete-*/train/mine.txt")
+    ] == ["keep me"]
 
 
 @pytest.mark.timeout(20)
-def test_a_machine_with_no_way_out_is_recognised(internet, tmp_path, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers: as if packets were dropped
+def test_a_machine_with_no_way_out_is_recognized(internet, tmp_path, monkeypatch):
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as silent:  # takes connections, never answers: as if packets were dropped
         for name in ("HTTPS_PROXY", "https_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert reachable([ChestXray.kaggle_address, ChestXray.mendeley_address], seconds=1) == []
+        assert (
+            reachable([ChestXray.kaggle_address, ChestXray.mendeley_address], seconds=1)
+            == []
+        )
     refused = script(tmp_path / "chest_xray")
-    assert refused.returncode == 1 and "neither Kaggle nor Mendeley can be reached" in refused.stderr
-    assert list_names(tmp_path) == ["home"], "nothing is made before there is something to put into it"
+    assert (
+        refused.returncode == 1
+        and "neither Kaggle nor Mendeley can be reached" in refused.stderr
+    )
+    assert list_names(tmp_path) == ["home"], (
+        "nothing is made before there is something to put into it"
+    )
 
 
 def test_a_refusal_is_an_answer(internet):
@@ -496,51 +702,108 @@ def test_a_refusal_is_an_answer(internet):
     assert reachable([ChestXray.kaggle_address], seconds=5)
 
 
-def test_a_whole_folder_is_recognised_without_reading_it(tmp_path, monkeypatch):
+def test_a_whole_folder_is_recognized_without_reading_it(tmp_path, monkeypatch):
     """No file of it is opened, and no network is asked."""
     for entry, count in ChestXray.counts.items():
         (tmp_path / "chest_xray" / entry).mkdir(parents=True)
         for number in range(count):
-            (tmp_path / "chest_xray" / entry / f"{number}.jpeg").symlink_to(ROOT / "README.md")
+            (tmp_path / "chest_xray" / entry / f"{number}.jpeg").symlink_to(
+                ROOT / "README.md"
+            )
     opened = []
-    monkeypatch.setattr("builtins.open", lambda *arguments, **_: opened.append(arguments))
+    monkeypatch.setattr(
+        "builtins.open", lambda *arguments, **_: opened.append(arguments)
+    )
     monkeypatch.setattr("cxr.download.reachable", None)
     download_data(tmp_path / "chest_xray")
     assert not opened
 
 
-@pytest.mark.parametrize("command", [[SCRIPT], [sys.executable, "-m", "cxr.download"]], ids=["script", "module"])
+@pytest.mark.parametrize(
+    "command",
+    [[SCRIPT], [sys.executable, "-m", "cxr.download"]],
+    ids=["script", "module"],
+)
 def test_it_says_how_to_use_it(tmp_path, command):
-    told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert told.returncode == 0 and "usage" in told.stdout and "--keep-archive" in told.stdout
+    told = subprocess.run(
+        [*command, "--help"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (
+        told.returncode == 0
+        and "usage" in told.stdout
+        and "--keep-archive" in told.stdout
+    )
     for wrong in (["a", "b"], ["--unknown"]):
-        failed = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False, cwd=tmp_path)
+        failed = subprocess.run(
+            [*command, *wrong],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
         assert failed.returncode == 2 and "usage" in failed.stderr.lower()
 
 
 def test_it_answers_at_once():
     """What takes seconds to import is not imported."""
     print_names = "import cxr.download, sys; print(*sys.modules)"
-    names = subprocess.run([sys.executable, "-c", print_names], capture_output=True, text=True, check=True).stdout.split()
-    assert "cxr.download" in names and not {"pandas", "keras", "tensorflow", "cv2", "matplotlib", "requests"} & set(names)
+    names = subprocess.run(
+        [sys.executable, "-c", print_names], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "cxr.download" in names and not {
+        "pandas",
+        "keras",
+        "tensorflow",
+        "cv2",
+        "matplotlib",
+        "requests",
+    } & set(names)
 
 
-def test_a_folder_is_where_the_user_is_and_without_one_data_come_to_the_repository(internet, tmp_path):
-    shutil.copytree(ROOT / "cxr", tmp_path / "copy/cxr", ignore=shutil.ignore_patterns("__pycache__"))
+def test_a_folder_is_where_the_user_is_and_without_one_data_come_to_the_repository(
+    internet, tmp_path
+):
+    shutil.copytree(
+        ROOT / "cxr",
+        tmp_path / "copy/cxr",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     copy = Path(shutil.copy2(SCRIPT, tmp_path / "copy"))
     (tmp_path / "here").mkdir()
     fail_everywhere(internet, status=404)
-    for options, place in (([], "copy/data"), (["--keep-archive"], "copy/data"), (["mine/chest_xray"], "here/mine")):
-        assert subprocess.run([copy, *options], capture_output=True, check=False, cwd=tmp_path / "here").returncode == 1
+    for options, place in (
+        ([], "copy/data"),
+        (["--keep-archive"], "copy/data"),
+        (["mine/chest_xray"], "here/mine"),
+    ):
+        assert (
+            subprocess.run(
+                [copy, *options],
+                capture_output=True,
+                check=False,
+                cwd=tmp_path / "here",
+            ).returncode
+            == 1
+        )
         assert list_names(tmp_path / place) == [".chest_xray.download"]
         shutil.rmtree(tmp_path / place)
     assert not list((tmp_path / "here").iterdir())
 
 
 def test_a_python_that_lacks_something_is_told_what_to_do(tmp_path):
-    (tmp_path / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # without what is installed
+    (tmp_path / "python").write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n'
+    )  # without what is installed
     (tmp_path / "python").chmod(0o755)
-    failed = subprocess.run([SCRIPT, tmp_path / "data"], capture_output=True, text=True, check=False,
-                            env={**os.environ, "PYTHON": str(tmp_path / "python")})
+    failed = subprocess.run(
+        [SCRIPT, tmp_path / "data"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHON": str(tmp_path / "python")},
+    )
     assert failed.returncode == 1 and failed.stdout == ""
-    assert re.fullmatch(r"download_data.sh: ModuleNotFoundError: .*\. Run `make install` first.*\n", failed.stderr)
+    assert re.fullmatch(
+        r"download_data.sh: ModuleNotFoundError: .*\. Run `make install` first.*\n",
+        failed.stderr,
+    )

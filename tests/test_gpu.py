@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT, hide_project
 from test_notebook import SMALLEST, Kernel, prepare
 
-from cxr.machine import use_precision
-from cxr.measure import calibrate
-from cxr.network import build_baseline, build_cnn, load_network
+from cxr.calibration import calibrate_model
+from cxr.devices import dtype_policy_scope
+from cxr.models import build_baseline, build_cnn, load_model
 
 BUILDERS = [build_baseline, build_cnn]
 
@@ -41,7 +41,9 @@ def test_the_lone_notebook_runs_where_tensorflow_reports_a_gpu(drawn_tiny, tmp_p
         kernel.run(*range(11))
         report = json.loads((tmp_path / "out/metrics.json").read_text())
         assert report["device"] == "GPU (Tesla T4)" and report["run"] == "reference"
-        assert kernel.line("print(precision, model.get_layer('stem_conv').compute_dtype)").split() == ["mixed_float16", "float16"]
+        assert kernel.line(
+            "print(precision, model.get_layer('stem_conv').compute_dtype)"
+        ).split() == ["mixed_float16", "float16"]
         compiled = (tmp_path / "compiled.txt").read_text().splitlines()
         # Two networks learn and are watched; three answer: the baseline, ours, and ours as far as its features.
         assert len(compiled) == 7, compiled
@@ -57,7 +59,9 @@ def test_the_lone_notebook_runs_on_two_gpus(drawn_tiny, tmp_path):
     kernel, environment = start_on_gpus(2, drawn_tiny, tmp_path)
     with kernel.client.setup_kernel(env=environment):
         kernel.run(*range(11))
-        assert kernel.line("print(device_count, strategy.num_replicas_in_sync)").split() == ["2", "2"]
+        assert kernel.line(
+            "print(device_count, strategy.num_replicas_in_sync)"
+        ).split() == ["2", "2"]
     report = json.loads((tmp_path / "out/metrics.json").read_text())
     assert report["device"] == "GPU (2 × Tesla T4)"
 
@@ -69,7 +73,7 @@ def test_each_network_learns_is_watched_and_answers_compiled_by_xla(build, polic
     """XLA on a CPU refuses the operations that it refuses on a GPU; one that has no kernel there is an error here."""
     x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
     labels = np.array([0, 1, 1, 0])
-    with use_precision(policy):
+    with dtype_policy_scope(policy):
         model = build(32)
     model.compile("adam", "binary_crossentropy", jit_compile=True)
     assert all(layer.supports_jit for layer in model.layers) and model.jit_compile
@@ -88,7 +92,9 @@ def trained(request):
     model.fit(x, np.arange(12) % 2, epochs=2, verbose=0)
     logit = keras.Model(model.inputs, model.get_layer("logit").output)
     logits = logit.predict(x, verbose=0)
-    calibrate(model, logits.std(), -logits.mean() / logits.std())  # away from 0 and 1
+    calibrate_model(
+        model, logits.std(), -logits.mean() / logits.std()
+    )  # away from 0 and 1
     return model, x
 
 
@@ -106,7 +112,7 @@ def test_a_network_answers_the_same_however_it_is_called_and_saved(trained, tmp_
     assert np.ptp(expected) > 0.3
     model.save(tmp_path / "best.keras")
     model.export(tmp_path / "saved_model", verbose=False)
-    reloaded = load_network(tmp_path / "best.keras")
+    reloaded = load_model(tmp_path / "best.keras")
     import tensorflow as tf
 
     exported = tf.saved_model.load(tmp_path / "saved_model")
@@ -122,4 +128,6 @@ def test_a_network_answers_the_same_however_it_is_called_and_saved(trained, tmp_
     answers["ONNX"] = run_onnx(tmp_path / "model.onnx", x)
     for name, answer in answers.items():
         assert np.abs(np.asarray(answer) - expected).max() < 1e-4, name
-    assert all(map(np.array_equal, model.get_weights(), weights)), "only fit changes a weight"
+    assert all(map(np.array_equal, model.get_weights(), weights)), (
+        "only fit changes a weight"
+    )

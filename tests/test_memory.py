@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.batches import change_batches, fingerprint, make_batches
+from cxr.batches import data_fingerprint, make_batches, perturb_batches
 
 
 @pytest.fixture
@@ -17,16 +17,16 @@ def mapped(tmp_path):
 
 
 def test_what_is_asked_of_mapped_images_takes_the_memory_of_a_few_batches(mapped):
-    files = pd.DataFrame({"part": "fit", "label": np.arange(len(mapped)) % 2})
-    batches = make_batches("fit", files, [mapped[:1500], mapped[1500:]], 32, seed=0)
+    files = pd.DataFrame({"part": "train", "label": np.arange(len(mapped)) % 2})
+    batches = make_batches("train", files, [mapped[:1500], mapped[1500:]], 32, seed=0)
     one = batches[0][0].nbytes
     assert one == 32 * 256 * 256
     tracemalloc.start()
     try:
         for number in range(3):
             assert len(batches[number]) == 3
-        assert len(change_batches(batches, np.fliplr)[0]) == 3
-        fingerprint(batches)
+        assert len(perturb_batches(batches, np.fliplr)[0]) == 3
+        data_fingerprint(batches)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -20,12 +20,20 @@ from sklearn import metrics as sk
 import docs
 
 NOTEBOOK = build.TEXT.with_suffix(".ipynb")
-SMALLEST = {"IMAGE_SIZE": 32, "EPOCHS": 2, "BASELINE_EPOCHS": 1, "RESAMPLES": 20, "BATCH_SIZE": 64}
+SMALLEST = {
+    "IMAGE_SIZE": 32,
+    "EPOCHS": 2,
+    "BASELINE_EPOCHS": 1,
+    "BOOTSTRAP_SAMPLES": 20,
+    "BATCH_SIZE": 64,
+}
 
 
 def prepare(parameters):
     """The notebook with these settings, as papermill would run it."""
-    return papermill.parameterize.parameterize_notebook(papermill.iorw.load_notebook_node(str(NOTEBOOK)), parameters)
+    return papermill.parameterize.parameterize_notebook(
+        papermill.iorw.load_notebook_node(str(NOTEBOOK)), parameters
+    )
 
 
 def sections(book):
@@ -33,7 +41,9 @@ def sections(book):
     found, current = {}, None
     for number, cell in enumerate(book.cells):
         heading = re.match(r"## (\d+)\.", cell.source)
-        current = int(heading[1]) if cell.cell_type == "markdown" and heading else current
+        current = (
+            int(heading[1]) if cell.cell_type == "markdown" and heading else current
+        )
         found.setdefault(current, []).append((number, cell))
     return found
 
@@ -43,7 +53,9 @@ class Kernel:
 
     def __init__(self, book, folder):
         self.book = book
-        self.client = nbclient.NotebookClient(book, timeout=1200, resources={"metadata": {"path": str(folder)}})
+        self.client = nbclient.NotebookClient(
+            book, timeout=1200, resources={"metadata": {"path": str(folder)}}
+        )
         self.parts = sections(book)
 
     def run(self, *numbers):
@@ -55,7 +67,14 @@ class Kernel:
     def run_after_settings(self, part):
         """Run a section from behind its cells of settings, which would undo a change."""
         cells, tags = self.parts[part], {"parameters", "injected-parameters"}
-        start = max((place for place, (_, cell) in enumerate(cells) if tags & set(cell.metadata.get("tags", []))), default=-1)
+        start = max(
+            (
+                place
+                for place, (_, cell) in enumerate(cells)
+                if tags & set(cell.metadata.get("tags", []))
+            ),
+            default=-1,
+        )
         for number, cell in cells[start + 1 :]:
             if cell.cell_type == "code":
                 self.client.execute_cell(cell, number)
@@ -84,7 +103,12 @@ class Kernel:
 
 
 def text_of(book):
-    return "".join(output.get("text", "") for cell in book.cells if cell.cell_type == "code" for output in cell.outputs)
+    return "".join(
+        output.get("text", "")
+        for cell in book.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +119,16 @@ def kernel(phantoms, tmp_path_factory):
     asked in this file, which one process runs.
     """
     folder = tmp_path_factory.mktemp("run")
-    running = Kernel(prepare(SMALLEST | {"DATA_DIR": str(phantoms / "chest_xray"), "OUTPUT_DIR": str(folder / "out")}), folder)
+    running = Kernel(
+        prepare(
+            SMALLEST
+            | {
+                "DATA_DIR": str(phantoms / "chest_xray"),
+                "OUTPUT_DIR": str(folder / "out"),
+            }
+        ),
+        folder,
+    )
     with running.client.setup_kernel(env=hide_project(folder / "ipython")):
         running.run(*range(11))
         running.out = folder / "out"
@@ -106,14 +139,24 @@ def kernel(phantoms, tmp_path_factory):
 
 
 def test_the_package_is_not_there_and_not_needed(kernel):
-    assert kernel.line("import importlib.util; print(importlib.util.find_spec('cxr'))").strip() == "None"
+    assert (
+        kernel.line(
+            "import importlib.util; print(importlib.util.find_spec('cxr'))"
+        ).strip()
+        == "None"
+    )
     with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
         kernel.line("import cxr.storage")
     assert caught.value.ename == "ModuleNotFoundError"
 
 
 def count_figures(book):
-    return sum("image/png" in output.get("data", {}) for cell in book.cells if cell.cell_type == "code" for output in cell.outputs)
+    return sum(
+        "image/png" in output.get("data", {})
+        for cell in book.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )
 
 
 def test_the_page_of_the_whole_notebook_has_all_figures_and_sections(kernel, tmp_path):
@@ -123,7 +166,7 @@ def test_the_page_of_the_whole_notebook_has_all_figures_and_sections(kernel, tmp
     assert page.count("data:image/png;base64,") >= count_figures(executed) > 15
     for number in range(11):
         assert re.search(rf"<h2[^>]*>{number}\. ", page)
-    assert "PHANTOM" in page and "def hold_lock" not in page
+    assert "PHANTOM" in page and "def lock_folder" not in page
 
 
 def test_the_copy_of_the_whole_notebook_shows_what_came_out_of_each_section(kernel):
@@ -138,16 +181,40 @@ def test_the_copy_of_the_whole_notebook_shows_what_came_out_of_each_section(kern
 
 def test_metrics_json_keeps_its_contract(kernel):
     report = kernel.first
-    assert report["data"] == "phantom" and report["official_split"] is False and report["release"] == "none"
-    assert set(report["classifiers"]) == {"linear, only the frame", "linear, thumbnails", "baseline CNN", "residual CNN"}
+    assert (
+        report["data"] == "phantom"
+        and report["official_split"] is False
+        and report["release"] == "none"
+    )
+    assert set(report["classifiers"]) == {
+        "linear, only the frame",
+        "linear, thumbnails",
+        "baseline CNN",
+        "residual CNN",
+    }
     ours = report["classifiers"]["residual CNN"]
-    assert (ours["AUC"], ours["test AUC"]) == (report["validation"]["auc"], report["test"]["auc"]) and "AUC, conflicting" in ours
+    assert (ours["AUC"], ours["test AUC"]) == (
+        report["validation"]["auc"],
+        report["test"]["auc"],
+    ) and "AUC, conflicting" in ours
     assert len(report["clues"]) == 7
-    assert report["settings"]["IMAGE_SIZE"] == 32 and report["versions"]["keras"] and report["device"]
+    assert (
+        report["settings"]["IMAGE_SIZE"] == 32
+        and report["versions"]["keras"]
+        and report["device"]
+    )
     assert report["counts"]["test"] == {"NORMAL": 60, "PNEUMONIA": 100}
     assert len(report["seconds"]) == 10 and report["threshold"]["how"]
     for part in ("validation", "test"):
-        for name in ("accuracy", "sensitivity", "specificity", "precision", "f1", "auc", "average_precision"):
+        for name in (
+            "accuracy",
+            "sensitivity",
+            "specificity",
+            "precision",
+            "f1",
+            "auc",
+            "average_precision",
+        ):
             one = report[part][name]
             assert one["low"] <= one["value"] <= one["high"] or None in one.values()
 
@@ -162,9 +229,13 @@ def test_the_metrics_follow_from_the_predictions(kernel):
         probabilities = np.array([float(row["probability"]) for row in own])
         answers = probabilities >= kernel.first["threshold"]["value"]
         report = kernel.first[part]
-        assert report["confusion_matrix"] == sk.confusion_matrix(labels, answers).tolist()
+        assert (
+            report["confusion_matrix"] == sk.confusion_matrix(labels, answers).tolist()
+        )
         assert report["accuracy"]["value"] == pytest.approx((labels == answers).mean())
-        assert report["auc"]["value"] == pytest.approx(sk.roc_auc_score(labels, probabilities))
+        assert report["auc"]["value"] == pytest.approx(
+            sk.roc_auc_score(labels, probabilities)
+        )
         assert report["f1"]["value"] == pytest.approx(sk.f1_score(labels, answers))
         assert all(("PNEUMONIA" in row["path"]) == (row["label"] == "1") for row in own)
 
@@ -173,7 +244,15 @@ def test_history_checkpoint_and_figures_are_left(kernel, phantoms):
     with (kernel.out / "history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     figures = {path.stem for path in (kernel.out / "figures").glob("*.png")}
-    assert {"class_balance", "samples", "learning_curves", "confusion_matrix", "roc_pr_curves", "grad_cam", "runs"} <= figures
+    assert {
+        "class_balance",
+        "samples",
+        "learning_curves",
+        "confusion_matrix",
+        "roc_pr_curves",
+        "grad_cam",
+        "runs",
+    } <= figures
     figures -= {name for name in figures if name.startswith("exercise")}
     assert count_figures(nbformat.read(kernel.executed, 4)) == len(figures)
     for path in (kernel.out / "figures").glob("*.png"):
@@ -181,32 +260,46 @@ def test_history_checkpoint_and_figures_are_left(kernel, phantoms):
     assert not list(kernel.out.rglob("*unfinished*"))
 
 
-def test_the_checkpoint_gives_the_same_probabilities_in_another_process(kernel, phantoms):
+def test_the_checkpoint_gives_the_same_probabilities_in_another_process(
+    kernel, phantoms
+):
     code = f"""if True:
         import keras, pandas
         from cxr.images import load_split
-        from cxr.measure import predict_probabilities
-        rows = pandas.read_csv({str(kernel.out / 'predictions.csv')!r}).query("split == 'test'")
-        x, *_ = load_split({str(phantoms / 'chest_xray')!r}, rows, 32, "again")
-        model = keras.models.load_model({str(kernel.out / 'best.keras')!r})
+        from cxr.evaluation import predict_probabilities
+        rows = pandas.read_csv({str(kernel.out / "predictions.csv")!r}).query("split == 'test'")
+        x, *_ = load_split({str(phantoms / "chest_xray")!r}, rows, 32, "again")
+        model = keras.models.load_model({str(kernel.out / "best.keras")!r})
         print("largest difference", abs(predict_probabilities(model, x) - rows.probability.to_numpy()).max())"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert float(done.stdout.rsplit("largest difference", 1)[1]) < 1e-6
 
 
 def test_phantoms_are_named_wherever_a_result_is_told(kernel):
     told = text_of(kernel.book)
-    for sentence in ("PHANTOM radiographs", r"On \d+ phantom radiographs held out", r"Missed \d+ of \d+ phantom radiographs"):
+    for sentence in (
+        "PHANTOM radiographs",
+        r"On \d+ phantom radiographs held out",
+        r"Missed \d+ of \d+ phantom radiographs",
+    ):
         assert re.search(sentence, told)
 
 
 @pytest.mark.parametrize("exercise", range(1, 4))
 def test_the_solution_of_each_exercise_runs_and_says_something(kernel, exercise):
     """Their cell is run as a reader does who has chosen a number in its form."""
-    source = next(cell.source for cell in kernel.book.cells if cell.source.startswith("# @title Solutions"))
+    source = next(
+        cell.source
+        for cell in kernel.book.cells
+        if cell.source.startswith("# @title Solutions")
+    )
     told = kernel.line(source.replace("EXERCISE = 0", f"EXERCISE = {exercise}", 1))
     assert told or (kernel.out / f"figures/exercise_{exercise}.png").exists()
-    assert f"\n{exercise}. **" in "".join(cell.source for cell in kernel.book.cells if cell.cell_type == "markdown")
+    assert f"\n{exercise}. **" in "".join(
+        cell.source for cell in kernel.book.cells if cell.cell_type == "markdown"
+    )
 
 
 @pytest.fixture
@@ -221,13 +314,18 @@ def aside(kernel):
 def test_each_section_run_alone_says_in_one_sentence_what_to_run(aside):
     """In an empty kernel, and after section 0 alone; section 9 then works, from the records on disk."""
     for section in range(1, 11):
-        assert aside.refusal(section) == f"RuntimeError: Section {section} needs the tools and the settings: run section 0 first."
+        assert (
+            aside.refusal(section)
+            == f"RuntimeError: Section {section} needs the tools and the settings: run section 0 first."
+        )
     aside.run(0)
     for section in (2, 3, 4, 5, 6, 7, 8, 10):
         sentence = rf"RuntimeError: Section {section} needs what is made before: run sections? [\d, ]+ first\."
         assert re.fullmatch(sentence, aside.refusal(section))
     assert aside.refusal(9) == ""
-    assert "reference" in aside.line("print(tabulate_runs(list_runs(output_dir / 'runs')).to_string())")
+    assert "reference" in aside.line(
+        "print(tabulate_runs(list_runs(output_dir / 'runs')).to_string())"
+    )
 
 
 def try_all(kernel, sections):
@@ -255,14 +353,29 @@ def test_what_a_section_made_is_told_from_another_result_and_from_the_same(kerne
         assert told.endswith("run section 2 again, or set it back."), section
     assert try_all(kernel, (2, 9)) == {2: "", 9: ""}
     kernel.run(2)
-    assert try_all(kernel, (3, 4, 5, 7, 9)) == {3: "", 4: again(2, 3), 5: "", 7: again(2, 3), 9: ""}
+    assert try_all(kernel, (3, 4, 5, 7, 9)) == {
+        3: "",
+        4: again(2, 3),
+        5: "",
+        7: again(2, 3),
+        9: "",
+    }
     kernel.line("IMAGE_SIZE = old_size")
     kernel.run(2)
-    assert try_all(kernel, (7, 8, 10)) == {7: "", 8: "", 10: ""}  # the old images are back
+    assert try_all(kernel, (7, 8, 10)) == {
+        7: "",
+        8: "",
+        10: "",
+    }  # the old images are back
 
     kernel.line("SPLIT_SEED = 1")
     kernel.run(4)
-    assert try_all(kernel, (5, 8, 9, 10)) == {5: "", 8: again(4, 7), 9: "", 10: again(4, 7)}
+    assert try_all(kernel, (5, 8, 9, 10)) == {
+        5: "",
+        8: again(4, 7),
+        9: "",
+        10: again(4, 7),
+    }
     kernel.line("SPLIT_SEED = 0")
     kernel.run(4)
     assert try_all(kernel, (8,)) == {8: ""}
@@ -279,11 +392,13 @@ def test_the_same_training_again_gives_the_same_and_stands_beside_the_first(kern
     assert report["run"] == "again"
     for part in ("threshold", "validation", "test", "counts"):
         assert report[part] == kernel.first[part]
-    table = kernel.line("print(tabulate_runs(list_runs(output_dir / 'runs')).to_string())")
+    table = kernel.line(
+        "print(tabulate_runs(list_runs(output_dir / 'runs')).to_string())"
+    )
     assert "reference" in table and "again" in table and "baseline" in table
 
 
-def test_a_run_is_not_validated_on_images_that_it_may_have_learnt_from(kernel):
+def test_a_run_is_not_validated_on_images_that_it_may_have_learned_from(kernel):
     kernel.line("SPLIT_SEED = 1")
     kernel.run(4)
     assert "held out other images" in kernel.refusal(7)
@@ -292,23 +407,47 @@ def test_a_run_is_not_validated_on_images_that_it_may_have_learnt_from(kernel):
 def test_the_first_cell_installs_all_that_the_notebook_imports():
     """Standard library aside, each import of any cell is in the list of the first code cell, or optional within a function."""
     import ast
+
     book = nbformat.read(NOTEBOOK, 4)
     codes = [cell.source for cell in book.cells if cell.cell_type == "code"]
-    listed = ast.literal_eval(re.search(r"packages = (\{.*?\})\n", codes[0], re.DOTALL)[1])
-    optional = {"jax", "google", "pydicom", "IPython"}  # another backend, Colab, asked for by its sentence, always there
-    imported = {name.split(".")[0] for code in codes for node in ast.walk(ast.parse(code))
-                for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                             else [node.module] if isinstance(node, ast.ImportFrom) else [])}
+    listed = ast.literal_eval(
+        re.search(r"packages = (\{.*?\})\n", codes[0], re.DOTALL)[1]
+    )
+    optional = {
+        "jax",
+        "google",
+        "pydicom",
+        "IPython",
+    }  # another backend, Colab, asked for by its sentence, always there
+    imported = {
+        name.split(".")[0]
+        for code in codes
+        for node in ast.walk(ast.parse(code))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
     assert imported - set(sys.stdlib_module_names) - set(listed) - optional == set()
     assert {"jinja2", "pydantic", "sklearn", "kaggle", "tensorflow"} <= set(listed)
 
 
-@pytest.mark.parametrize(("section", "setting", "value", "message"), [
-    (1, "DATA_DIR", "/nowhere/at/all", "does not exist"),
-    (0, "OUTPUT_DIR", "/dev/null/outputs", "cannot be written"),
-])
-def test_bad_input_stops_a_section_with_one_clear_sentence(kernel, section, setting, value, message):
-    kernel.line(f"import copy; kept = copy.deepcopy(tour.done), {setting}; {setting} = {value!r}")
+@pytest.mark.parametrize(
+    ("section", "setting", "value", "message"),
+    [
+        (1, "DATA_DIR", "/nowhere/at/all", "does not exist"),
+        (0, "OUTPUT_DIR", "/dev/null/outputs", "cannot be written"),
+    ],
+)
+def test_bad_input_stops_a_section_with_one_clear_sentence(
+    kernel, section, setting, value, message
+):
+    kernel.line(
+        f"import copy; kept = copy.deepcopy(tour.done), {setting}; {setting} = {value!r}"
+    )
     assert message in kernel.refusal(section, kernel.run_after_settings)
     kernel.line(f"tour.done, {setting} = kept")
 
@@ -316,6 +455,16 @@ def test_bad_input_stops_a_section_with_one_clear_sentence(kernel, section, sett
 def test_the_notebook_is_committed_without_outputs_and_with_what_colab_needs():
     book = nbformat.read(NOTEBOOK, 4)
     nbformat.validate(book)
-    assert all(not cell.outputs and cell.execution_count is None for cell in book.cells if cell.cell_type == "code")
-    assert book.metadata.accelerator == "GPU" and book.metadata.colab.toc_visible and book.metadata.kernelspec.name == "python3"
-    assert [number for number in sections(book) if number is not None] == list(range(11))
+    assert all(
+        not cell.outputs and cell.execution_count is None
+        for cell in book.cells
+        if cell.cell_type == "code"
+    )
+    assert (
+        book.metadata.accelerator == "GPU"
+        and book.metadata.colab.toc_visible
+        and book.metadata.kernelspec.name == "python3"
+    )
+    assert [number for number in sections(book) if number is not None] == list(
+        range(11)
+    )

@@ -371,8 +371,10 @@ def test_in_a_log_a_bar_is_one_line_and_a_character_may_be_missing(tmp_path):
 
 def test_in_a_terminal_a_progress_bar_moves(tmp_path):
     """The notebook may lock the folder for its cache; the run does not wait for it."""
-    lock = "from pathlib import Path\nfrom cxr.storage import hold_lock"
-    write_notebook(tmp_path, f"{lock}\nwith hold_lock(Path(OUTPUT_DIR), 'x'): 1\n{BAR}")
+    lock = "from pathlib import Path\nfrom cxr.storage import lock_folder"
+    write_notebook(
+        tmp_path, f"{lock}\nwith lock_folder(Path(OUTPUT_DIR), 'x'): 1\n{BAR}"
+    )
     ours, theirs = os.openpty()
     process = begin(tmp_path, f"OUTPUT_DIR={tmp_path}", stdout=theirs)
     os.close(theirs)

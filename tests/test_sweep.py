@@ -69,7 +69,7 @@ def test_a_run_is_kept_and_not_repeated(drawn_tiny, tmp_path):
         "IMAGE_SIZE": 32,
         "EPOCHS": 1,
         "BASELINE_EPOCHS": 0,
-        "RESAMPLES": 10,
+        "BOOTSTRAP_SAMPLES": 10,
         "DATA_DIR": drawn_tiny,
     }
     run = sweep.run_once(settings, tmp_path / "run")

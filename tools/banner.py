@@ -18,9 +18,9 @@ import pandas as pd
 from PIL import Image
 from sklearn.metrics import RocCurveDisplay
 
-from cxr.explain import grad_cam
+from cxr.grad_cam import grad_cam
 from cxr.images import read_image
-from cxr.network import load_network
+from cxr.models import load_model
 from cxr.phantoms import Phantom
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -50,7 +50,7 @@ def read_phantoms(report, paths):
 
 
 def show_image(axis, image, title="", heat=None):
-    """Draw an image in grey, with a heat map over it."""
+    """Draw an image in gray, with a heat map over it."""
     axis.imshow(image, cmap="gray", vmin=0, vmax=255)
     if heat is not None:
         axis.imshow(heat, cmap="inferno", vmin=0, vmax=1.3, alpha=0.55 * heat)
@@ -90,12 +90,12 @@ def draw_first_screen(image, heat, probability):
     return figure
 
 
-def save(figure, path, colours):
-    """Write a figure as a PNG file of few colours, a third of the bytes."""
+def save(figure, path, colors):
+    """Write a figure as a PNG file of few colors, a third of the bytes."""
     whole = io.BytesIO()
     figure.savefig(whole)
     image = Image.open(whole).convert("RGB")
-    image.quantize(colours, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+    image.quantize(colors, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 def main(arguments=None):
@@ -111,7 +111,7 @@ def main(arguments=None):
     captions = [f"{finding}: {probability:.2f}" for finding, probability in pairs]
     images = read_phantoms(report, chosen.path)
     is_positive = chosen.probability.to_numpy() >= threshold
-    model = load_network(outputs / "best.keras")
+    model = load_model(outputs / "best.keras")
     heat = grad_cam(model, images[..., np.newaxis], is_positive)
     history = pd.read_csv(outputs / "history.csv")
     banner = draw_banner(images, heat, captions, predictions, history)

@@ -7,7 +7,7 @@ the top level of a cell and with one of three comments, places code of the packa
 
     from cxr.images import read_image  # show      the source of what it names
     import cxr.download  # fold                    a folded cell: the rest of the module
-    from cxr.measure import enclose  # again       the source, run only if it is missing
+    from cxr.evaluation import enclose  # again       the source, run only if it is missing
 
 A line `# imports of the package` becomes what the modules import from elsewhere.
 

@@ -69,7 +69,7 @@ def is_docstring(node):
     return is_constant and isinstance(node.value.value, str)
 
 
-def take_digest(notebook):
+def short_hash(notebook):
     """Return a digest of the code of a notebook, whatever its text and comments say."""
     code = [
         describe_code(ast.parse(cell.source))
@@ -83,7 +83,7 @@ def take_digest(notebook):
 
 
 def shrink_figure(encoded):
-    """Return a PNG, in base64, with at most WIDTH pixels across and COLOURS colours."""
+    """Return a PNG, in base64, with at most WIDTH pixels across and COLOURS colors."""
     figure = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
     figure.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
     figure = figure.quantize(
@@ -177,7 +177,7 @@ def make_copy(notebook, outputs):
     metadata = {
         "kernelspec": build.METADATA["kernelspec"],
         "language_info": {"name": "python"},
-        "sources": {"sha256": take_digest(notebook)},
+        "sources": {"sha256": short_hash(notebook)},
     }
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
@@ -194,7 +194,7 @@ def refresh_text(copy, notebook):
 
 def is_fresh(copy, notebook):
     """Return whether a copy shows the outputs of the code that the notebook has now."""
-    return copy.metadata.get("sources", {}).get("sha256") == take_digest(notebook)
+    return copy.metadata.get("sources", {}).get("sha256") == short_hash(notebook)
 
 
 def run_on_phantoms():

@@ -28,7 +28,12 @@ try:
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     from cxr.settings import expand_home
-    from cxr.storage import hold_lock, prepare_folder, refuse_storage, write_whole
+    from cxr.storage import (
+        as_storage_error,
+        lock_folder,
+        prepare_folder,
+        write_atomically,
+    )
 except ModuleNotFoundError as error:
     sys.exit(
         f"tools/run.py: {sys.executable} has no package {error.name}: type `make run`, "
@@ -216,7 +221,7 @@ def export_html(executed, page):
     )
     resources = {"metadata": {"name": executed.stem}}
     html, _ = exporter.from_notebook_node(notebook, resources)
-    write_whole(page, html)
+    write_atomically(page, html)
 
 
 def describe_outcome(output_dir, seconds):
@@ -261,7 +266,7 @@ def run(settings):
         "(name another OUTPUT_DIR to run both at once)"
     )
     # The notebook locks OUTPUT_DIR itself where that is its CACHE_DIR, too.
-    with hold_lock(figures, task):
+    with lock_folder(figures, task):
         started_at = time.monotonic()
         execute(settings, unfinished)
         settle_progress(unfinished)
@@ -304,7 +309,7 @@ def main():
         folder = settings["OUTPUT_DIR"]
         if isinstance(error.filename, str):
             folder = Path(error.filename).parent
-        sys.exit(f"\nmake run: {refuse_storage(folder, error)}.")
+        sys.exit(f"\nmake run: {as_storage_error(folder, error)}.")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,16 @@ import shutil
 import sys
 from pathlib import Path
 
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
-LOCK = ".lock"  # of `hold_lock`: no content
+CHANGES = {
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+}
+LOCK = ".lock"  # of `lock_folder`: no content
 active = []
 
 
@@ -21,13 +29,24 @@ def hear(event, arguments):
     folder, act = active[-1]
     if event == "open":
         _, mode, flags = arguments
-        if not (set(mode or "") & set("wax+") or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        if not (
+            set(mode or "") & set("wax+")
+            or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             return
     path = arguments[0]
     if event == "os.mkdir" and os.path.isdir(path):
         return  # nothing changes
-    inside = isinstance(path, (str, os.PathLike)) and Path(path).is_relative_to(folder) and Path(path).name != LOCK
-    relative = event != "open" and arguments[-1] not in (-1, None) and event in ("os.remove", "os.rmdir")  # by shutil.rmtree
+    inside = (
+        isinstance(path, (str, os.PathLike))
+        and Path(path).is_relative_to(folder)
+        and Path(path).name != LOCK
+    )
+    relative = (
+        event != "open"
+        and arguments[-1] not in (-1, None)
+        and event in ("os.remove", "os.rmdir")
+    )  # by shutil.rmtree
     if inside or relative:
         active.append((Path("/nowhere"), None))  # what is done here is not seen
         try:
@@ -51,8 +70,11 @@ def watch(folder, act):
 
 def look(folder):
     """Return {path in it: content, None for a folder}, but not the lock."""
-    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
-            for path in sorted(folder.rglob("*")) if path.name != LOCK}
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.name != LOCK
+    }
 
 
 def restore(folder, files):
@@ -78,7 +100,10 @@ def list_cuts(folder, work, count=None):
         for written in writing:
             name = str(written.relative_to(folder))
             if files.get(name):
-                seen.extend(files | {name: files[name][:length]} for length in (0, len(files[name]) // 2))
+                seen.extend(
+                    files | {name: files[name][:length]}
+                    for length in (0, len(files[name]) // 2)
+                )
         writing[:] = [path] if path else []
         seen.append(files)
 
@@ -87,7 +112,10 @@ def list_cuts(folder, work, count=None):
     note(None)
     found = [files for number, files in enumerate(seen) if files not in seen[:number]]
     if count and len(found) > count:
-        found = [found[round(place * (len(found) - 1) / (count - 1))] for place in range(count)]
+        found = [
+            found[round(place * (len(found) - 1) / (count - 1))]
+            for place in range(count)
+        ]
     return found
 
 
@@ -113,4 +141,6 @@ def full_disk(folder, at, error=None):
         with watch(folder, refuse):
             yield refuse
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )

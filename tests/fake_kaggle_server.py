@@ -15,9 +15,21 @@ from time import sleep
 import trustme
 from PIL import Image
 
-# A hundredth of the images of the real set, which `Internet.environment` has the children expect, too.
-COUNTS = {"train/NORMAL": 12, "train/PNEUMONIA": 30, "val/NORMAL": 2, "val/PNEUMONIA": 2, "test/NORMAL": 5, "test/PNEUMONIA": 9}
-MENDELEY_COUNTS = {"train/NORMAL": 13, "train/PNEUMONIA": 31, "test/NORMAL": 5, "test/PNEUMONIA": 9}
+# A hundredth of the images of the real set, which `FakeKaggleServer.environment` has the children expect, too.
+COUNTS = {
+    "train/NORMAL": 12,
+    "train/PNEUMONIA": 30,
+    "val/NORMAL": 2,
+    "val/PNEUMONIA": 2,
+    "test/NORMAL": 5,
+    "test/PNEUMONIA": 9,
+}
+MENDELEY_COUNTS = {
+    "train/NORMAL": 13,
+    "train/PNEUMONIA": 31,
+    "test/NORMAL": 5,
+    "test/PNEUMONIA": 9,
+}
 EXPECT = f"""
 import time
 real = time.sleep
@@ -40,7 +52,9 @@ def make_archive(counts, copies=True):
                 name = f"person{number}_virus_{number}.jpeg"
                 archive.writestr(f"chest_xray/{entry}/{name}", picture.getvalue())
                 if copies:
-                    archive.writestr(f"chest_xray/chest_xray/{entry}/{name}", b"the nested copy")
+                    archive.writestr(
+                        f"chest_xray/chest_xray/{entry}/{name}", b"the nested copy"
+                    )
                     archive.writestr(f"chest_xray/__MACOSX/{entry}/._{name}", b"junk")
             archive.writestr(f"chest_xray/{entry}/.DS_Store", b"junk")
             archive.writestr(f"chest_xray/{entry}/._person0_virus_0.jpeg", b"junk")
@@ -58,7 +72,13 @@ class Site:
         self.ranges = []
 
     def recover(self):
-        self.body, self.status, self.cut, self.length, self.pace = self.whole, 0, None, 0, None
+        self.body, self.status, self.cut, self.length, self.pace = (
+            self.whole,
+            0,
+            None,
+            0,
+            None,
+        )
         self.kind, self.resumes = "application/zip", True
 
 
@@ -72,17 +92,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.server.lock:
             if host not in self.server.contexts:
                 self.server.contexts[host] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                self.server.authority.issue_cert(host).configure_cert(self.server.contexts[host])
+                self.server.authority.issue_cert(host).configure_cert(
+                    self.server.contexts[host]
+                )
         try:
-            with self.server.contexts[host].wrap_socket(self.connection, server_side=True) as secure:
+            with self.server.contexts[host].wrap_socket(
+                self.connection, server_side=True
+            ) as secure:
                 type(self)(secure, self.client_address, self.server)
         except (OSError, ValueError):
             pass  # the client hung up
 
     def refuse(self, status):
-        body = json.dumps({"code": status, "message": f"refused {status} {self.headers.get('Authorization', '')}"}).encode()
+        body = json.dumps(
+            {
+                "code": status,
+                "message": f"refused {status} {self.headers.get('Authorization', '')}",
+            }
+        ).encode()
         self.send_response(status)
-        for name, value in (("Content-Type", "application/json"), ("Content-Length", len(body)), ("Retry-After", 0)):
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", len(body)),
+            ("Retry-After", 0),
+        ):
             self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(body)
@@ -92,7 +125,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.server.command.status:
             return self.refuse(self.server.command.status)
-        body = b'{"info":{"licenses":[{"name":"other"}]}}' if self.path.endswith("GetDatasetMetadata") else b""
+        body = (
+            b'{"info":{"licenses":[{"name":"other"}]}}'
+            if self.path.endswith("GetDatasetMetadata")
+            else b""
+        )
         self.send_response(200 if body else 302)
         if not body:
             self.send_header("Location", "http://storage.test/archive.zip")
@@ -103,7 +140,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def find_site(self):
         command, mendeley = "storage.test" in self.path, "public-files" in self.path
-        return self.server.command if command else self.server.mendeley if mendeley else self.server.web
+        return (
+            self.server.command
+            if command
+            else self.server.mendeley
+            if mendeley
+            else self.server.web
+        )
 
     def do_HEAD(self):
         """The question whether anybody is there."""
@@ -121,17 +164,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.refuse(416)
         rest = site.body[start:]
         self.send_response(206 if asked else 200)
-        for name, value in (("Content-Length", len(rest) + site.length), ("Accept-Ranges", "bytes"), ("ETag", '"one"'),
-                            ("Content-Type", site.kind), ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")):
+        for name, value in (
+            ("Content-Length", len(rest) + site.length),
+            ("Accept-Ranges", "bytes"),
+            ("ETag", '"one"'),
+            ("Content-Type", site.kind),
+            ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT"),
+        ):
             self.send_header(name, str(value))
         if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(site.body) - 1}/{len(site.body)}")
+            self.send_header(
+                "Content-Range", f"bytes {start}-{len(site.body) - 1}/{len(site.body)}"
+            )
         self.end_headers()
         rest = rest[: site.cut]
         rest = rest[: max(0, len(rest) + site.length)] if site.length < 0 else rest
         try:
             for place in range(0, len(rest), 1 << 16):
-                self.wfile.write(rest[place: place + (1 << 16)])
+                self.wfile.write(rest[place : place + (1 << 16)])
                 sleep((1 << 16) / site.pace if site.pace else 0)
         except OSError:
             pass
@@ -140,7 +190,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Internet(http.server.ThreadingHTTPServer):
+class FakeKaggleServer(http.server.ThreadingHTTPServer):
     """`command`: what the kaggle command gets; `web`: Kaggle's public address; `mendeley`: Mendeley's."""
 
     daemon_threads = True
@@ -150,7 +200,11 @@ class Internet(http.server.ThreadingHTTPServer):
         self.authority, self.contexts, self.lock = trustme.CA(), {}, threading.Lock()
         self.certificate = folder / "authority.pem"
         self.authority.cert_pem.write_to_path(str(self.certificate))
-        self.command, self.web, self.mendeley = Site(archive), Site(archive), Site(original)
+        self.command, self.web, self.mendeley = (
+            Site(archive),
+            Site(archive),
+            Site(original),
+        )
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def environment(self, home):
@@ -158,6 +212,16 @@ class Internet(http.server.ThreadingHTTPServer):
         (home / "site").mkdir(parents=True)
         (home / "site/sitecustomize.py").write_text(EXPECT)
         proxy = f"http://127.0.0.1:{self.server_port}"
-        return {"HTTP_PROXY": proxy, "http_proxy": proxy, "HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": "", "no_proxy": "",
-                "SSL_CERT_FILE": str(self.certificate), "CURL_CA_BUNDLE": str(self.certificate), "HOME": str(home),
-                "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "PYTHONPATH": str(home / "site")}
+        return {
+            "HTTP_PROXY": proxy,
+            "http_proxy": proxy,
+            "HTTPS_PROXY": proxy,
+            "https_proxy": proxy,
+            "NO_PROXY": "",
+            "no_proxy": "",
+            "SSL_CERT_FILE": str(self.certificate),
+            "CURL_CA_BUNDLE": str(self.certificate),
+            "HOME": str(home),
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "PYTHONPATH": str(home / "site"),
+        }
