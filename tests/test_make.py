@@ -147,7 +147,7 @@ def test_a_python_that_does_not_fit_is_refused_in_a_sentence(
     done = install(workshop, PYTHON=workshop / "other")
     assert done.returncode != 0
     assert done.stdout.startswith(
-        f"PYTHON={workshop / 'other'} does not fit. Needed is CPython 3.10 to 3.13"
+        f"PYTHON={workshop / 'other'} cannot be used. Required: CPython 3.10 to 3.13"
     )
     assert "Installing" not in done.stdout and not (workshop / ".venv").exists()
 
