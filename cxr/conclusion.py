@@ -52,8 +52,9 @@ def conclude_shortcuts(report: dict[str, Any]) -> str:
     auc = report["shortcuts"]["all"]
     verb = "predict" if auc["low"] > 0.5 else "do not significantly predict"
     return (
-        f"**Shortcuts** {verb} the label without the lungs (AUC {format_estimate(auc)}). "
-        "A validation set with the same shortcuts cannot show whether a model uses them."
+        f"**Shortcuts** {verb} the label without the lungs (AUC "
+        f"{format_estimate(auc)}). A validation set with the same shortcuts cannot "
+        "show whether a model uses them."
     )
 
 
@@ -68,15 +69,15 @@ def conclude_models(report: dict[str, Any]) -> str:
     smallest = min(drops, key=lambda name: drops[name])
     cnn = models["residual_cnn"]
     return (
-        "**Bias-conflicting images**, on which shortcuts mislead: the residual CNN has an "
-        f"AUC of {format_estimate(cnn['auc_bias_conflicting'])} on them and of "
-        f"{format_estimate(cnn['auc_bias_aligned'])} on the others. The smallest drop is "
-        f"that of {smallest.replace('_', ' ').replace('cnn', 'CNN')}."
+        "**Bias-conflicting images**, on which shortcuts mislead: the residual CNN "
+        f"has an AUC of {format_estimate(cnn['auc_bias_conflicting'])} on them and of "
+        f"{format_estimate(cnn['auc_bias_aligned'])} on the others. The smallest drop "
+        f"is that of {smallest.replace('_', ' ').replace('cnn', 'CNN')}."
     )
 
 
 def conclude_test(report: dict[str, Any]) -> list[str]:
-    """Return how the scores on test differ from those on validation, and from chance."""
+    """Return how the scores on test differ from those on validation."""
     validation, test = report["validation"], report["test"]
     sentences = []
     for key, name in (
@@ -93,8 +94,9 @@ def conclude_test(report: dict[str, Any]) -> list[str]:
     floor = max(prevalence, 1 - prevalence)
     better = "" if test["accuracy"]["low"] > floor else "not "
     sentences.append(
-        f"**Accuracy** on test {format_estimate(test['accuracy'])}: {better}significantly "
-        f"better than always predicting the more frequent class ({floor:.1%})."
+        f"**Accuracy** on test {format_estimate(test['accuracy'])}: "
+        f"{better}significantly better than always predicting the more frequent class "
+        f"({floor:.1%})."
     )
     return sentences
 
@@ -112,8 +114,8 @@ def conclude_robustness(report: dict[str, Any]) -> str:
     if worst == "unchanged":
         return "**Robustness.** No perturbation lowers the AUC on validation."
     return (
-        f"**Robustness.** The perturbation that costs most is {worst.replace('_', ' ')}: "
-        f"AUC {aucs[worst]:.3f} instead of {aucs['unchanged']:.3f}."
+        f"**Robustness.** The perturbation that costs most is "
+        f"{worst.replace('_', ' ')}: AUC {aucs[worst]:.3f} instead of {aucs['unchanged']:.3f}."
     )
 
 

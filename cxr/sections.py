@@ -158,7 +158,7 @@ class SectionTracker:
         return settings
 
     def end(self) -> None:
-        """End the section that has begun: note its time and, if complete, its result."""
+        """End the section that has begun: note its time and, if whole, its result."""
         self.stop_clock()
         self.start_clock()
         if self.current is None:

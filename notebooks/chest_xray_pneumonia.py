@@ -9,15 +9,17 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/) Choose *Upload* there, and give it this notebook.
 #
-# Does this child have pneumonia? In this notebook you download 5,856 chest radiographs, build a **convolutional neural network
-# (CNN)** with Keras, train it from random weights, and find out how far its predictions can be trusted.
+# Does this child have pneumonia? In this notebook you download 5,856 chest radiographs,
+# build a **convolutional neural network (CNN)** with Keras, train it from random
+# weights, and find out how far its predictions can be trusted.
 #
 # ![What a finished run shows: a phantom radiograph, the predicted probability of pneumonia, and the Grad-CAM map](../docs/first_screen.png)
 #
-# Run everything from top to bottom first (**Runtime → Run all** in Colab). Then change one setting and run a section again.
+# Run everything from top to bottom first (**Runtime → Run all** in Colab). Then change
+# one setting and run a section again.
 #
-# 0 Setup · 1 Data · 2 Images as arrays · 3 Exploration · 4 Split by patient · 5 Model · 6 Training · 7 Evaluation · 8 Inspection ·
-# 9 Comparison of runs · 10 Conclusion
+# 0 Setup · 1 Data · 2 Images as arrays · 3 Exploration · 4 Split by patient · 5 Model ·
+# 6 Training · 7 Evaluation · 8 Inspection · 9 Comparison of runs · 10 Conclusion
 #
 # > **For learning only. NOT intended for clinical use.** Nothing here may decide about a patient.
 
@@ -26,16 +28,18 @@
 #
 # *What will this run do, on which machine, and how long will it take?*
 #
-# **TensorFlow** computes with arrays on a CPU or GPU and differentiates what it computes. **Keras** is the layer above it: it
-# describes a network in a few readable lines. No score is written into this text. The code prints them, so they are those of
+# **TensorFlow** computes with arrays on a CPU or GPU and differentiates what it
+# computes. **Keras** is the layer above it: it describes a network in a few readable
+# lines. No score is written into this text. The code prints them, so they are those of
 # *your* run. Cells that only define helper functions are collapsed.
 #
-# The cell *Settings* holds what you will want to change; the collapsed cell above it holds the rest. `None` means "as the preset
-# says". The preset `auto` is `full` on a GPU and `quick` on a CPU. An empty `DATA_DIR` means: find the data set, or download it.
-# `SEED` makes a training repeatable.
+# The cell *Settings* holds what you will want to change; the collapsed cell above it
+# holds the rest. `None` means "as the preset says". The preset `auto` is `full` on a
+# GPU and `quick` on a CPU. An empty `DATA_DIR` means: find the data set, or download
+# it. `SEED` makes a training repeatable.
 #
-# After a change, run the settings cell and then the section that you want to repeat. If an earlier section has to be run again
-# first, the cell tells you which one.
+# After a change, run the settings cell and then the section that you want to repeat. If
+# an earlier section has to be run again first, the cell tells you which one.
 
 # %% tags=["hide-input"]
 # @title Packages: check them, and install what is missing
@@ -71,19 +75,21 @@ packages = {
 def find_missing():
     """Return the packages whose module is not there; an empty folder is no module."""
     specs = {name: importlib.util.find_spec(name) for name in packages}
-    return [packages[name] for name, spec in specs.items() if not (spec and spec.origin)]
+    return [
+        packages[name] for name, spec in specs.items() if not (spec and spec.origin)
+    ]
 
 
-# Only what is missing: Colab has everything, and replacing its packages would force a restart.
+# Only what is missing: replacing packages that Colab has would force a restart.
 if missing := find_missing():
     pip = [sys.executable, "-m", "pip", "install", "--quiet", *missing]
     subprocess.run(pip, check=False)
     importlib.invalidate_caches()
     if missing := find_missing():
         raise RuntimeError(
-            f"These packages are missing and could not be installed: {', '.join(missing)}. "
-            f"Run `{sys.executable} -m pip install --force-reinstall {' '.join(missing)}` "
-            "in a terminal, and restart the kernel."
+            f"Packages that could not be installed: {', '.join(missing)}. In a terminal, "
+            f"run `{sys.executable} -m pip install --force-reinstall "
+            f"{' '.join(missing)}`, and restart the kernel."
         )
 keras_version = importlib.metadata.version("keras")
 if int(keras_version.split(".")[0]) < 3:
@@ -95,7 +101,7 @@ backend = os.environ.get("KERAS_BACKEND", "tensorflow")
 if backend not in ("tensorflow", "jax"):
     raise RuntimeError(
         f"KERAS_BACKEND is {backend!r}, and this notebook runs with tensorflow or jax: "
-        "set the environment variable to one of them, or remove it, and restart the kernel."
+        "remove the environment variable, and restart the kernel."
     )
 
 # Fewer messages; and on a CPU, TensorFlow keeps its memory for the next step.
@@ -103,8 +109,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 keras_home = os.environ.get("KERAS_HOME")
 stderr = os.dup(2)
-with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as messages:
-    os.environ["KERAS_HOME"] = folder  # ~/.keras/keras.json may ask for what does not fit
+with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as messages:
+    os.environ["KERAS_HOME"] = (
+        empty  # a user's keras.json may ask for what does not fit
+    )
     os.dup2(messages.fileno(), 2)  # libraries print a lot while they look for devices
     try:
         import keras
@@ -145,7 +153,7 @@ AUG_INTENSITY = 0.5
 AUG_BLUR_NOISE = 0.5
 FLIP = False
 CLASS_WEIGHTS = False
-PATIENCE = 3  # epochs without progress until the learning rate falls; times 3 until the end
+PATIENCE = 3  # epochs without progress until the learning rate falls (x 3: the end)
 DETERMINISTIC = False
 MIXED_PRECISION = "auto"  # "on", "off"
 PRESETS = {
@@ -173,12 +181,14 @@ SEED = 0  # @param {type:"integer"}
 # %% [markdown]
 # ### Device, memory and time
 #
-# Settings are validated here, not after ten minutes of training. The images are kept as integers from 0 to 255, one byte a pixel;
-# as 64-bit floats they would take eight times as much memory, which is what ends many notebooks on this data set. The training
-# time is a rough estimate, from timing one small convolution.
+# Settings are validated here, not after ten minutes of training. The images are kept as
+# integers from 0 to 255, one byte a pixel; as 64-bit floats they would take eight times
+# as much memory, which is what ends many notebooks on this data set. The training time
+# is a rough estimate, from timing one small convolution.
 #
-# If the device is a CPU and you are in Colab, **Runtime → Change runtime type → T4 GPU** makes the full preset a matter of
-# minutes. On a CPU, the quick preset uses smaller images and gives a weaker network; everything else is the same.
+# If the device is a CPU and you are in Colab, **Runtime → Change runtime type → T4
+# GPU** makes the full preset a matter of minutes. On a CPU, the quick preset uses
+# smaller images and gives a weaker network; everything else is the same.
 
 # %%
 import cxr.labels  # fold
@@ -208,17 +218,21 @@ summarize_environment(settings, device_kind, device_name, dtype_policy, 5856)
 #
 # *Are all the radiographs here, and what do they look like?*
 #
-# The radiographs come from Kermany, Zhang and Goldbaum [1]: children of one to five years, one hospital in Guangzhou, labeled by
-# doctors as NORMAL or PNEUMONIA. Kaggle hosts the most used copy; no account is needed. The archive has 2.4 GB because it
-# contains a second copy of every image, so only half of it is extracted. An interrupted download continues where it stopped. (A
-# Kaggle key belongs into `~/.kaggle/kaggle.json`, never into a cell.)
+# The radiographs come from Kermany, Zhang and Goldbaum [1]: children of one to five
+# years, one hospital in Guangzhou, labeled by doctors as NORMAL or PNEUMONIA. Kaggle
+# hosts the most used copy; no account is needed. The archive has 2.4 GB because it
+# contains a second copy of every image, so only half of it is extracted. An interrupted
+# download continues where it stopped. (A Kaggle key belongs into
+# `~/.kaggle/kaggle.json`, never into a cell.)
 #
-# Two **releases** are in use: Kaggle's copy of version 2, and version 3 at Mendeley. Their file names differ, and so do many of
-# the normal test images. A score can only be compared with scores on the same release.
+# Two **releases** are in use: Kaggle's copy of version 2, and version 3 at Mendeley.
+# Their file names differ, and so do many of the normal test images. A score can only be
+# compared with scores on the same release.
 #
-# When no source can be reached, the notebook draws **phantoms**, radiograph-like images that stand in for patients, so that
-# everything still runs. They carry the word PHANTOM in the image, in the file and under each figure. What a network learns from
-# them says nothing about patients. The first sentence below says which data these are.
+# When no source can be reached, the notebook draws **phantoms**, radiograph-like images
+# that stand in for patients, so that everything still runs. They carry the word PHANTOM
+# in the image, in the file and under each figure. What a network learns from them says
+# nothing about patients. The first sentence below says which data these are.
 #
 # **Guess first:** can you tell which of these children are ill?
 
@@ -240,7 +254,9 @@ show = partial(show_figure, folder=output_dir / "figures", data_kind=data_kind)
 print(describe_data(data_dir, listed, data_kind, release, official))
 
 sample = listed.groupby("label").head(4)
-loaded = [cv2.imread(str(data_dir / path), cv2.IMREAD_GRAYSCALE) for path in sample.path]
+loaded = [
+    cv2.imread(str(data_dir / path), cv2.IMREAD_GRAYSCALE) for path in sample.path
+]
 readable = [number for number, image in enumerate(loaded) if image is not None]
 captions = [CLASS_NAMES[sample.label.iloc[number]] for number in readable]
 colors = label_colors(sample.label.iloc[readable])
@@ -249,22 +265,27 @@ show(figure, "first_images", f"Some {images_are}, as they are in the files")
 listed.groupby(["folder", "finding"], sort=False).size().unstack(fill_value=0)
 
 # %% [markdown]
-# **How to read it:** healthy lungs are dark, with fine vessels. In pneumonia, fluid fills air sacs, which then appear white:
-# bacterial forms often show one dense patch, viral ones a haze in both lungs. The table counts the files by folder and finding.
-# The finding, and the patient, are read from the file name: `person63_bacteria_306.jpeg` is an image of patient 63.
+# **How to read it:** healthy lungs are dark, with fine vessels. In pneumonia, fluid
+# fills air sacs, which then appear white: bacterial forms often show one dense patch,
+# viral ones a haze in both lungs. The table counts the files by folder and finding. The
+# finding, and the patient, are read from the file name: `person63_bacteria_306.jpeg` is
+# an image of patient 63.
 #
 # ## 2. Images as arrays
 #
 # *How do thousands of JPEG files become arrays that a network can process?*
 #
-# An image is a table of gray levels, from 0 for black to 255 for white. A network needs all images at one size, so each file is
-# decoded and resized to a square of `IMAGE_SIZE` pixels.
+# An image is a table of gray levels, from 0 for black to 255 for white. A network needs
+# all images at one size, so each file is decoded and resized to a square of
+# `IMAGE_SIZE` pixels.
 #
-# Radiographs are not square. `RESIZE_MODE` decides how they become square: `stretch` distorts them, `pad` adds black borders
-# (which reveal the original aspect ratio), `center_crop` discards the edges.
+# Radiographs are not square. `RESIZE_MODE` decides how they become square: `stretch`
+# distorts them, `pad` adds black borders (which reveal the original aspect ratio),
+# `center_crop` discards the edges.
 #
-# Below is the function that reads one file, and what it does to one image. The JPEG decoder can skip detail that resizing would
-# discard anyway (it reduces an image by 2, 4 or 8), which saves time. A file that is empty, truncated or not an image raises an
+# Below is the function that reads one file, and what it does to one image. The JPEG
+# decoder can skip detail that resizing would discard anyway (it reduces an image by 2,
+# 4 or 8), which saves time. A file that is empty, truncated or not an image raises an
 # error.
 
 # %%
@@ -289,11 +310,13 @@ show(plot_images([original, resized], captions, 2), "resizing", title)
 # %% [markdown]
 # ### All images
 #
-# `load_split` reads a folder with all CPU cores. A damaged file neither stops the run nor disappears: it is listed with the
-# reason. Decoded images are kept in `CACHE_DIR` and **memory-mapped**: they behave like an array, and their pages are read from
-# the disk when they are used, so the next start is fast. The arrays are never changed: what a network does to its input happens
-# inside the network. **Guess first:** how many megabytes do all training images take with one byte a pixel (`uint8`)? And how many
-# as `float64` in three equal channels, which is what many notebooks make of them?
+# `load_split` reads a folder with all CPU cores. A damaged file neither stops the run
+# nor disappears: it is listed with the reason. Decoded images are kept in `CACHE_DIR`
+# and **memory-mapped**: they behave like an array, and their pages are read from the
+# disk when they are used, so the next start is fast. The arrays are never changed: what
+# a network does to its input happens inside the network. **Guess first:** how many
+# megabytes do all training images take with one byte a pixel (`uint8`)? And how many as
+# `float64` in three equal channels, which is what many notebooks make of them?
 
 # %%
 from cxr.images import load_split  # show
@@ -322,8 +345,8 @@ unreadable = check_unreadable(listed, problems)
 
 megabytes = x_train_folder.size / 1e6
 print(
-    f"train takes {megabytes:,.1f} MB as uint8 and {3 * 8 * megabytes:,.1f} MB as float64 "
-    "in three channels."
+    f"train takes {megabytes:,.1f} MB as uint8, and {3 * 8 * megabytes:,.1f} MB as "
+    "float64 in three channels."
 )
 describe_arrays(
     train=(x_train_folder, y_train_folder),
@@ -334,11 +357,14 @@ describe_arrays(
 # %% [markdown]
 # ## 3. Exploration
 #
-# *What does a network see, and what could it learn that has nothing to do with pneumonia?*
+# *What does a network see, and what could it learn that has nothing to do with
+# pneumonia?*
 #
-# **Guess first:** which class is more frequent, and what accuracy does a program reach that always predicts that class? It finds
-# every child with pneumonia and raises a false alarm for every healthy one. So **accuracy**, the fraction of correct predictions,
-# is misleading when classes are imbalanced. The majority-class accuracy is the floor that any model must exceed.
+# **Guess first:** which class is more frequent, and what accuracy does a program reach
+# that always predicts that class? It finds every child with pneumonia and raises a
+# false alarm for every healthy one. So **accuracy**, the fraction of correct
+# predictions, is misleading when classes are imbalanced. The majority-class accuracy is
+# the floor that any model must exceed.
 
 # %%
 import cxr.calibration  # fold
@@ -363,8 +389,8 @@ for folder, table in files.groupby("folder", sort=False):
 # %% [markdown]
 # ### Examples by finding
 #
-# Each row of the next figure shows one finding. **Guess first:** which is harder to recognize, the bacterial or the viral form?
-# Section 8 gives the network's answer.
+# Each row of the next figure shows one finding. **Guess first:** which is harder to
+# recognize, the bacterial or the viral form? Section 8 gives the network's answer.
 
 # %%
 rng = np.random.default_rng(settings.SEED)
@@ -380,23 +406,24 @@ captions = [
     for label, finding in zip(train_folder.label[chosen], train_folder.finding[chosen])
 ]
 colors = label_colors(y_train_folder[chosen])
-title = f"Training images at {settings.IMAGE_SIZE} × {settings.IMAGE_SIZE} pixels ({images_are})"
+title = f"Training images, {settings.IMAGE_SIZE} pixels wide ({images_are})"
 show(plot_images(x_train_folder[chosen], captions, colors=colors), "samples", title)
 
 # %% [markdown]
 # ### Patients and duplicates
 #
-# If a **patient** has several images, they can end up on both sides of a split, and so can **identical images** in two files. The
-# model is then evaluated on what it was trained on (*data leakage*). Two labels within a group of identical images are labeling
-# errors.
+# If a **patient** has several images, they can end up on both sides of a split, and so
+# can **identical images** in two files. The model is then evaluated on what it was
+# trained on (*data leakage*). Two labels within a group of identical images are
+# labeling errors.
 
 # %%
 from cxr.split import group_patients  # show
 
 images_per_patient = files.groupby("patient").size()
 title = (
-    f"{(images_per_patient > 1).mean():.0%} of {len(images_per_patient):,} patients have "
-    f"several {images_are}, at most {images_per_patient.max()}"
+    f"{(images_per_patient > 1).mean():.0%} of {len(images_per_patient):,} patients "
+    f"have several {images_are}, at most {images_per_patient.max()}"
 )
 show(plot_images_per_patient(files), "images_per_patient", title)
 image_hashes, duplicates = find_duplicates(itertools.chain(*arrays), files)
@@ -410,15 +437,19 @@ print(
 # %% [markdown]
 # ### Shortcuts: what predicts the label without the lungs?
 #
-# Children with and without pneumonia may have been X-rayed on other machines, by other people, lying or standing. Then the aspect
-# ratio of an image, its border, its corners, the letter that marks a side, and even the size of the file are correlated with the
-# label. Such **confounders** allow *shortcut learning*: a network that uses them scores well until it is applied to images from
-# elsewhere. **Guess first:** how well can a classifier do without seeing the lungs?
+# Children with and without pneumonia may have been X-rayed on other machines, by other
+# people, lying or standing. Then the aspect ratio of an image, its border, its corners,
+# the letter that marks a side, and even the size of the file are correlated with the
+# label. Such **confounders** allow *shortcut learning*: a network that uses them scores
+# well until it is applied to images from elsewhere. **Guess first:** how well can a
+# classifier do without seeing the lungs?
 #
-# Below is a linear classifier for each of these features, on the train and val folders only. Each patient is scored by a model
-# trained on other patients (**cross-fitting**). The border is the outer eighth on each side. The gray levels are a histogram,
-# without any position. The **AUC** is the probability that a random child with pneumonia gets a higher score than a random healthy
-# child; 0.5 is chance level. The brackets hold its 95 % confidence interval (CI), which section 7 explains.
+# Below is a linear classifier for each of these features, on the train and val folders
+# only. Each patient is scored by a model trained on other patients (**cross-fitting**).
+# The border is the outer eighth on each side. The gray levels are a histogram, without
+# any position. The **AUC** is the probability that a random child with pneumonia gets a
+# higher score than a random healthy child; 0.5 is chance level. The brackets hold its
+# 95 % confidence interval (CI), which section 7 explains.
 
 # %%
 from cxr.evaluation import cluster_bootstrap_weights, percentile_ci  # again
@@ -428,10 +459,15 @@ pool_labels = pool.label.to_numpy()
 groups = group_patients(pool.patient, image_hashes[: len(pool)])
 features = shortcut_features([*x_train_folder, *x_val_folder], pool)
 shortcut_scores = {
-    name: crossfit_ridge(values, pool_labels, groups) for name, values in features.items()
+    name: crossfit_ridge(values, pool_labels, groups)
+    for name, values in features.items()
 }
 shortcuts = shortcut_aucs(
-    shortcut_scores, pool_labels, pool.patient, settings.BOOTSTRAP_SAMPLES, settings.SEED
+    shortcut_scores,
+    pool_labels,
+    pool.patient,
+    settings.BOOTSTRAP_SAMPLES,
+    settings.SEED,
 )
 if pool[["width", "height"]].drop_duplicates().shape[0] > 1:
     title = describe_aspect_ratios(pool, images_are)
@@ -443,18 +479,22 @@ print(describe_shortcuts(shortcuts, images_are))
 format_metrics(AUC=shortcuts).rename_axis(f"{len(pool):,} {images_are}")
 
 # %% [markdown]
-# **How to read it:** compare the two rows of the figure. What differs outside the lungs has nothing to do with pneumonia. An AUC
-# whose interval lies above 0.5 means that a network *can* use this feature. Whether ours *does* cannot be seen on a validation set
-# with the same confounders. Section 7 evaluates the models on images where these features are misleading.
+# **How to read it:** compare the two rows of the figure. What differs outside the lungs
+# has nothing to do with pneumonia. An AUC whose interval lies above 0.5 means that a
+# network *can* use this feature. Whether ours *does* cannot be seen on a validation set
+# with the same confounders. Section 7 evaluates the models on images where these
+# features are misleading.
 #
 # ## 4. Split by patient
 #
 # *How many images does it take to steer a training, and which ones may they be?*
 #
-# During training, a **validation set** decides when the learning rate is reduced, which epoch is kept, and later the threshold. The
-# official `val` folder has 16 images. Here it joins the `train` folder, and a fraction of the **patients** is set aside: all
-# images of a patient go to one side, identical images too, and normal, bacterial and viral images keep their proportions (a
-# *stratified group split*). From here on, *train* and *val* mean the two sides of this split.
+# During training, a **validation set** decides when the learning rate is reduced, which
+# epoch is kept, and later the threshold. The official `val` folder has 16 images. Here
+# it joins the `train` folder, and a fraction of the **patients** is set aside: all
+# images of a patient go to one side, identical images too, and normal, bacterial and
+# viral images keep their proportions (a *stratified group split*). From here on,
+# *train* and *val* mean the two sides of this split.
 
 # %%
 import cxr.batches  # fold
@@ -481,15 +521,18 @@ files.groupby(["split", "finding"], sort=False).agg(
 )
 
 # %% [markdown]
-# **How to read it:** with images of one patient on both sides, validation would reward a network that memorizes patients. The
-# patient-level split rules that out at no cost. One caution remains: train and val come from the same series of images. Patients
-# from another time or place can be harder.
+# **How to read it:** with images of one patient on both sides, validation would reward
+# a network that memorizes patients. The patient-level split rules that out at no cost.
+# One caution remains: train and val come from the same series of images. Patients from
+# another time or place can be harder.
 #
 # ### Batches
 #
-# Training processes a few images at a time, a **batch**. The order is new in each **epoch**, which is one pass through all training
-# images. `ImageBatches` gathers a batch when Keras asks for it. All batches have the same shape, because a GPU compiles the
-# training step anew for each shape: the last batch is filled up with images of weight 0.
+# Training processes a few images at a time, a **batch**. The order is new in each
+# **epoch**, which is one pass through all training images. `ImageBatches` gathers a
+# batch when Keras asks for it. All batches have the same shape, because a GPU compiles
+# the training step anew for each shape: the last batch is filled up with images of
+# weight 0.
 
 # %%
 from cxr.batches import ImageBatches  # show
@@ -497,8 +540,9 @@ from cxr.batches import ImageBatches  # show
 # %% [markdown]
 # ### 16 validation images, or hundreds?
 #
-# A linear classifier answers this in a second: it sees thumbnails of 24 × 24 pixels and has one weight for each pixel. It predicts
-# the validation images; then sets of 16 and of all of them are drawn from these predictions. **Guess first:** which accuracies
+# A linear classifier answers this in a second: it sees thumbnails of 24 × 24 pixels and
+# has one weight for each pixel. It predicts the validation images; then sets of 16 and
+# of all of them are drawn from these predictions. **Guess first:** which accuracies
 # might 16 images show?
 
 # %%
@@ -515,20 +559,23 @@ figure = plot_small_validation_sets((16, len(correct)), correct, settings.SPLIT_
 show(figure, "small_validation_sets", title)
 
 # %% [markdown]
-# **How to read it:** with 16 images, chance moves the score more than any choice of yours. Keeping the epoch that looks best on
-# them means keeping a lucky one. Notice how far such a simple model gets: this data set has strong shortcuts.
+# **How to read it:** with 16 images, chance moves the score more than any choice of
+# yours. Keeping the epoch that looks best on them means keeping a lucky one. Notice how
+# far such a simple model gets: this data set has strong shortcuts.
 
 # %% [markdown]
 # ## 5. Model
 #
 # *What does each layer do to a radiograph, and how do layers become a network?*
 #
-# A dense network would give each pixel its own weight, as the linear classifier of section 4 does, and would have to learn the
-# appearance of pneumonia anew at every position. A **convolutional neural network (CNN)** applies a small set of weights, the
-# **kernel**, at every position of the image: the pixels under the kernel are multiplied by its weights and summed.
+# A dense network would give each pixel its own weight, as the linear classifier of
+# section 4 does, and would have to learn the appearance of pneumonia anew at every
+# position. A **convolutional neural network (CNN)** applies a small set of weights, the
+# **kernel**, at every position of the image: the pixels under the kernel are multiplied
+# by its weights and summed.
 #
-# The kernel below, written by hand, responds where the image gets brighter from top to bottom. **Guess first:** which outlines
-# remain?
+# The kernel below, written by hand, responds where the image gets brighter from top to
+# bottom. **Guess first:** which outlines remain?
 
 # %%
 import cxr.augmentation  # fold
@@ -548,16 +595,19 @@ title = "A convolution detects one pattern at every position (gray is 0)"
 show(plot_images([radiograph, edges / 4 + 0.5], captions, 2), "convolution", title)
 
 # %% [markdown]
-# **How to read it:** horizontal outlines remain, white where the image gets brighter downward and black where it gets darker.
-# Vertical outlines vanish, because the image is equally bright above and below.
+# **How to read it:** horizontal outlines remain, white where the image gets brighter
+# downward and black where it gets darker. Vertical outlines vanish, because the image
+# is equally bright above and below.
 #
 # ### ReLU and pooling
 #
-# The *rectified linear unit*, **ReLU**, keeps positive values and sets the others to 0. Without such a nonlinearity, any number of
-# convolutions would be equivalent to a single one.
+# The *rectified linear unit*, **ReLU**, keeps positive values and sets the others to 0.
+# Without such a nonlinearity, any number of convolutions would be equivalent to a
+# single one.
 #
-# **Max pooling** keeps the largest value of each block. The map gets smaller, so later layers see more of the chest at once, and a
-# pattern that shifts by a pixel often gives the same output. The price: the exact position within the block is lost. Blocks are
+# **Max pooling** keeps the largest value of each block. The map gets smaller, so later
+# layers see more of the chest at once, and a pattern that shifts by a pixel often gives
+# the same output. The price: the exact position within the block is lost. Blocks are
 # usually 2 × 2; here they are 4 × 4 to make the effect visible.
 
 # %%
@@ -574,12 +624,15 @@ show(figure, "relu_pooling", title)
 # %% [markdown]
 # ### Batch normalization, dense layers, sigmoid
 #
-# One image is dark, the next one bright. **Batch normalization** shifts and scales each map to mean 0 and standard deviation 1
-# over the batch, which speeds up training. For predictions, the layer uses running averages from training instead: after each
-# batch, `momentum` · average + (1 − `momentum`) · batch.
+# One image is dark, the next one bright. **Batch normalization** shifts and scales each
+# map to mean 0 and standard deviation 1 over the batch, which speeds up training. For
+# predictions, the layer uses running averages from training instead: after each batch,
+# `momentum` · average + (1 − `momentum`) · batch.
 #
-# A **dense** layer connects every input value to every unit, with a weight for each connection. At the end of the network, it sums
-# the evidence into one number, the **logit**. The **sigmoid** function, 1 / (1 + exp(−logit)), turns the logit into a probability.
+# A **dense** layer connects every input value to every unit, with a weight for each
+# connection. At the end of the network, it sums the evidence into one number, the
+# **logit**. The **sigmoid** function, 1 / (1 + exp(−logit)), turns the logit into a
+# probability.
 
 # %%
 batch = x_train_folder[:64].astype("float32") / 255
@@ -587,8 +640,9 @@ normalized = keras.ops.convert_to_numpy(
     layers.BatchNormalization()(batch, training=True)
 )
 print(
-    f"Batch of {len(batch)}: mean {batch.mean():.2f}, standard deviation {batch.std():.2f}; "
-    f"after batch normalization {abs(normalized.mean()):.2f} and {normalized.std():.2f}."
+    f"Batch of {len(batch)}: mean {batch.mean():.2f}, standard deviation "
+    f"{batch.std():.2f}; after batch normalization {abs(normalized.mean()):.2f} and "
+    f"{normalized.std():.2f}."
 )
 for logit in (-3, 0, 3):
     print(f"A logit of {logit:+} is a probability of {special.expit(logit):.3f}.")
@@ -596,10 +650,11 @@ for logit in (-3, 0, 3):
 # %% [markdown]
 # ### The baseline
 #
-# Convolution, ReLU and pooling, four times, then two dense layers: this is the plain **baseline** that the refinements below have
-# to beat. Each convolution has many kernels, and each kernel produces its own map, a **channel**. A kernel covers all *in*
-# channels before it, and adds one **bias**. So *out* kernels of k × k have k · k · in · out + out weights: check the rows of the
-# summary.
+# Convolution, ReLU and pooling, four times, then two dense layers: this is the plain
+# **baseline** that the refinements below have to beat. Each convolution has many
+# kernels, and each kernel produces its own map, a **channel**. A kernel covers all *in*
+# channels before it, and adds one **bias**. So *out* kernels of k × k have k · k · in ·
+# out + out weights: check the rows of the summary.
 
 # %%
 from cxr.models import build_baseline  # show
@@ -610,16 +665,20 @@ baseline_design.summary()
 # %% [markdown]
 # ### Augmentation
 #
-# A rotated, darker or noisier radiograph has the same diagnosis. **Augmentation** shows a different variant of each image in every
-# epoch, **only in training**. So the network cannot memorize images, and relies less on what differs between machines.
+# A rotated, darker or noisier radiograph has the same diagnosis. **Augmentation** shows
+# a different variant of each image in every epoch, **only in training**. So the network
+# cannot memorize images, and relies less on what differs between machines.
 #
-# - *Affine*: rotation, zoom, stretching and translation in one interpolation, because several would blur the image several times.
-# - *Intensity*: gamma (the nonlinear brightness curve of an exposure), contrast and brightness.
+# - *Affine*: rotation, zoom, stretching and translation in one interpolation, because
+#   several would blur the image several times.
+# - *Intensity*: gamma (the nonlinear brightness curve of an exposure), contrast and
+#   brightness.
 # - *Blur and noise*: in and out of focus, and grain.
 #
-# OpenCV and NumPy do this on the CPU while batches are gathered, so the network that a GPU compiles stays free of it. The random
-# numbers of an image follow from `SEED`, the epoch and its row in the data set, so a training is repeatable. There is no
-# left–right flip: it would put the heart on the wrong side. (`FLIP = True` tries it.)
+# OpenCV and NumPy do this on the CPU while batches are gathered, so the network that a
+# GPU compiles stays free of it. The random numbers of an image follow from `SEED`, the
+# epoch and its row in the data set, so a training is repeatable. There is no left–right
+# flip: it would put the heart on the wrong side. (`FLIP = True` tries it.)
 
 # %%
 from cxr.augmentation import random_affine, random_intensity, random_blur_noise  # show
@@ -641,15 +700,17 @@ show(plot_images([unmodified, *variants], captions), "augmentation", title)
 # %% [markdown]
 # ### The residual network
 #
-# Deeper networks can represent more, but plain deep networks are hard to train. A **residual block** [3] adds its input to its
-# output through a **shortcut connection**. The block only has to learn a *correction*, and gradients flow back directly.
+# Deeper networks can represent more, but plain deep networks are hard to train. A
+# **residual block** [3] adds its input to its output through a **shortcut connection**.
+# The block only has to learn a *correction*, and gradients flow back directly.
 #
-# The network first subtracts the **local mean** intensity, which suppresses differences in brightness and slow gradients, and
-# scales the rest to standard deviation 1. The price: the absolute brightness of a large region is lost. **Guess first:** an image
+# The network first subtracts the **local mean** intensity, which suppresses differences
+# in brightness and slow gradients, and scales the rest to standard deviation 1. The
+# price: the absolute brightness of a large region is lost. **Guess first:** an image
 # and the same image with a brightness gradient: how similar do they become?
 #
-# At the end, **global average pooling** replaces each map by its mean. **Dropout** sets a random fraction of these means to 0 in
-# training, so that none becomes indispensable.
+# At the end, **global average pooling** replaces each map by its mean. **Dropout** sets
+# a random fraction of these means to 0 in training, so that none becomes indispensable.
 
 # %%
 from cxr.models import batch_normalization, residual_block, subtract_local_mean  # show
@@ -662,7 +723,8 @@ filtered = [
     for image in pair
 ]
 before, after = [
-    np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1] for images in (pair, filtered)
+    np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1]
+    for images in (pair, filtered)
 ]
 title = (
     "Local mean subtraction removes a brightness gradient "
@@ -681,18 +743,27 @@ cnn_design.summary()
 # %% [markdown]
 # ### Size and receptive field
 #
-# In the diagrams, a box is a stage with maps of one shape (height × width × channels); an arc is a shortcut connection.
-# **Parameters** are all numbers that a network stores: weights, biases, and the averages of batch normalization.
+# In the diagrams, a box is a stage with maps of one shape (height × width × channels);
+# an arc is a shortcut connection. **Parameters** are all numbers that a network stores:
+# weights, biases, and the averages of batch normalization.
 #
-# The **receptive field** of a unit is the square of input pixels that can influence it (apart from the local mean). It grows with
-# each convolution, and faster after each pooling or stride. If it is smaller than a lung, a unit judges texture in a patch; if it
-# covers the image, one unit can compare both lungs. **Guess first:** which of the two networks can?
+# The **receptive field** of a unit is the square of input pixels that can influence it
+# (apart from the local mean). It grows with each convolution, and faster after each
+# pooling or stride. If it is smaller than a lung, a unit judges texture in a patch; if
+# it covers the image, one unit can compare both lungs. **Guess first:** which of the
+# two networks can?
 
 # %%
 networks = {baseline_design: "pool4", cnn_design: "features"}
 for network, last_layer in networks.items():
-    title = f"{network.name}: {len(network.layers)} layers, {network.count_params():,} parameters"
-    show(plot_architecture(network), f"architecture_{network.name}", title, data_kind="diagram")
+    parameters = f"{network.count_params():,} parameters"
+    title = f"{network.name}: {len(network.layers)} layers, {parameters}"
+    show(
+        plot_architecture(network),
+        f"architecture_{network.name}",
+        title,
+        data_kind="diagram",
+    )
     field, stride = receptive_field(network, last_layer)
     verdict = "covers" if field >= settings.IMAGE_SIZE else "is smaller than"
     print(
@@ -705,21 +776,28 @@ for network, last_layer in networks.items():
 #
 # *Do the networks learn, and when should they stop?*
 #
-# The **loss** of an image is −log p if its label is PNEUMONIA and −log (1 − p) if it is NORMAL (*binary cross-entropy*): it is large
-# where the network is confidently wrong. Its **gradient** ∂loss/∂w says for each weight w how fast the loss increases with it;
-# **backpropagation** computes it from the last layer to the first. After each batch, the **optimizer** takes a step: w ← w − rate ·
-# gradient. **Adam** scales the steps by running averages of the gradient and of its square; **AdamW** also shrinks the weights a
-# little (*weight decay*). Too large a **learning rate** overshoots, too small a one makes no progress.
+# The **loss** of an image is −log p if its label is PNEUMONIA and −log (1 − p) if it is
+# NORMAL (*binary cross-entropy*): it is large where the network is confidently wrong.
+# Its **gradient** ∂loss/∂w says for each weight w how fast the loss increases with it;
+# **backpropagation** computes it from the last layer to the first. After each batch,
+# the **optimizer** takes a step: w ← w − rate · gradient. **Adam** scales the steps by
+# running averages of the gradient and of its square; **AdamW** also shrinks the weights
+# a little (*weight decay*). Too large a **learning rate** overshoots, too small a one
+# makes no progress.
 #
 # After each epoch, callbacks look at the loss on the validation images:
 #
-# - **ReduceLROnPlateau** reduces the learning rate when the loss has not improved for `PATIENCE` epochs;
+# - **ReduceLROnPlateau** reduces the learning rate when the loss has not improved for
+#   `PATIENCE` epochs;
 # - **ModelCheckpoint** keeps the best epoch in a file;
-# - **EarlyStopping** ends the training after three times as many epochs without improvement.
+# - **EarlyStopping** ends the training after three times as many epochs without
+#   improvement.
 #
-# Each validation image is used four times: unmodified, and with three of eighteen **perturbations** of exposure, sharpness, framing
-# or markers (section 7 lists them). On unmodified images nearly every epoch is almost perfect, so picking the best one would be
-# luck. If a callback watched the *test* set instead, the test score would be too good, because test had chosen the epoch.
+# Each validation image is used four times: unmodified, and with three of eighteen
+# **perturbations** of exposure, sharpness, framing or markers (section 7 lists them).
+# On unmodified images nearly every epoch is almost perfect, so picking the best one
+# would be luck. If a callback watched the *test* set instead, the test score would be
+# too good, because test had chosen the epoch.
 
 # %%
 import cxr.training  # fold
@@ -731,8 +809,9 @@ from cxr.training import make_callbacks  # show
 # %% [markdown]
 # ### The baseline
 #
-# Every training is a **run** with a name, kept in `OUTPUT_DIR/runs/NAME/`. A training that is lost with its session resumes after
-# its last finished epoch; `TrainingRun` is the callback that takes care of this. If *you* stop it (the square button), its best
+# Every training is a **run** with a name, kept in `OUTPUT_DIR/runs/NAME/`. A training
+# that is lost with its session resumes after its last finished epoch; `TrainingRun` is
+# the callback that takes care of this. If *you* stop it (the square button), its best
 # epoch counts.
 
 # %%
@@ -745,7 +824,10 @@ dtype_policy = choose_dtype_policy(settings.MIXED_PRECISION, device_kind, capabi
 monitored = add_perturbed_copies(
     make_batches("val", files, arrays, settings.BATCH_SIZE, devices=device_count)
 )
-print(f"{(files.split == 'train').sum():,} training images, {len(y_val):,} validation images.")
+print(
+    f"{(files.split == 'train').sum():,} training images, "
+    f"{len(y_val):,} validation images."
+)
 
 if settings.BASELINE_EPOCHS:
     keras.utils.set_random_seed(settings.SEED)
@@ -786,8 +868,9 @@ if settings.BASELINE_EPOCHS:
 # %% [markdown]
 # ### The residual network
 #
-# Three things differ from the baseline besides the network: augmentation, AdamW instead of Adam, and more epochs. **Predict:** from
-# which epoch on does the validation loss stay above the training loss?
+# Three things differ from the baseline besides the network: augmentation, AdamW instead
+# of Adam, and more epochs. **Predict:** from which epoch on does the validation loss
+# stay above the training loss?
 
 # %%
 keras.utils.set_random_seed(settings.SEED)
@@ -845,14 +928,17 @@ show(plot_learning_curves(history), "learning_curves", title)
 print(describe_learning_curves(history))
 
 # %% [markdown]
-# **How to read it:** if both losses decrease, the network learns what generalizes. If the training loss decreases and the
-# validation loss increases, the network memorizes training images (*overfitting*): more augmentation, dropout or weight decay, or
-# fewer epochs, are the usual remedies. If both stay high, it cannot learn the task (*underfitting*). The gap itself says less,
-# because dropout and augmentation act in training only, and the validation images are perturbed here.
+# **How to read it:** if both losses decrease, the network learns what generalizes. If
+# the training loss decreases and the validation loss increases, the network memorizes
+# training images (*overfitting*): more augmentation, dropout or weight decay, or fewer
+# epochs, are the usual remedies. If both stay high, it cannot learn the task
+# (*underfitting*). The gap itself says less, because dropout and augmentation act in
+# training only, and the validation images are perturbed here.
 #
 # ## 7. Evaluation
 #
-# *How good are the predictions for patients whom the network has never seen, and how certain is that?*
+# *How good are the predictions for patients whom the network has never seen, and how
+# certain is that?*
 #
 # With TP, FP, FN, TN for true and false positives and negatives (positive: PNEUMONIA):
 #
@@ -865,35 +951,48 @@ print(describe_learning_curves(history))
 # | **AUC** | area under the ROC curve | how well the scores separate the classes, at all thresholds |
 # | **average precision** | area under the PR curve | precision, averaged over all sensitivities |
 #
-# Each has a 95 % confidence interval from the **bootstrap**: patients are drawn with replacement, `BOOTSTRAP_SAMPLES` times, and
-# the interval covers 95 % of the resulting scores. Patients are drawn, not images, because images of one child are alike.
+# Each has a 95 % confidence interval from the **bootstrap**: patients are drawn with
+# replacement, `BOOTSTRAP_SAMPLES` times, and the interval covers 95 % of the resulting
+# scores. Patients are drawn, not images, because images of one child are alike.
 
 # %%
 import cxr.thresholds  # fold
 import cxr.model_comparison  # fold
 
 # %%
-from cxr.evaluation import cluster_bootstrap_weights, percentile_ci, metrics_with_ci  # show
+from cxr.evaluation import (
+    cluster_bootstrap_weights,
+    percentile_ci,
+    metrics_with_ci,
+)  # show
 
 # %% [markdown]
 # ### Calibration
 #
-# We reload the best checkpoint and predict the validation set. The test set is still untouched.
+# We reload the best checkpoint and predict the validation set. The test set is still
+# untouched.
 #
-# Of all children for whom a network predicts 80 %, eighty in a hundred should have pneumonia: then it is **calibrated**. Networks
-# are often overconfident, or biased to one class. **Platt scaling** [7] divides every logit by a *temperature* and adds a *shift*,
-# both fitted on validation; the ranking of the images, and so the AUC, does not change. The **expected calibration error** (ECE)
-# is the mean distance between predicted probability and observed frequency. It is cross-fitted: each patient's probability is
-# scaled with parameters fitted to *other* patients. Where scaling does not help these, it is not applied. **Predict:** will it help?
+# Of all children for whom a network predicts 80 %, eighty in a hundred should have
+# pneumonia: then it is **calibrated**. Networks are often overconfident, or biased to
+# one class. **Platt scaling** [7] divides every logit by a *temperature* and adds a
+# *shift*, both fitted on validation; the ranking of the images, and so the AUC, does
+# not change. The **expected calibration error** (ECE) is the mean distance between
+# predicted probability and observed frequency. It is cross-fitted: each patient's
+# probability is scaled with parameters fitted to *other* patients. Where scaling does
+# not help these, it is not applied. **Predict:** will it help?
 
 # %%
 from cxr.calibration import fit_platt_scaling  # show
 
 settings = section(7)
+bootstrap = (settings.BOOTSTRAP_SAMPLES, settings.SEED)
 runs_dir = output_dir / "runs"
 run_dir = runs_dir / settings.RUN_NAME
 model, record = load_run(run_dir, settings, validation_set_id(files))
-print(f"Reloaded: epoch {record['best_epoch']} of {record['epochs']} of the run {record['name']!r}.")
+print(
+    f"Reloaded: epoch {record['best_epoch']} of {record['epochs']} of the run "
+    f"{record['name']!r}."
+)
 
 logits = predict_logits(model, val_batches)
 temperature, shift, crossfitted = choose_calibration(y_val, logits, val_files.patient)
@@ -902,22 +1001,26 @@ p_val = apply_calibration(logits, temperature, shift)
 
 curves = {"before": special.expit(logits), "after (cross-fitted)": crossfitted}
 ece_before, ece_after = [
-    expected_calibration_error(y_val, probabilities) for probabilities in curves.values()
+    expected_calibration_error(y_val, probabilities)
+    for probabilities in curves.values()
 ]
 title = describe_calibration(temperature, shift, ece_before, ece_after)
 show(plot_reliability(y_val, curves), "reliability", f"{title} ({images_are})")
 
 # %% [markdown]
-# **How to read it:** points on the diagonal are calibrated; points below it mean overestimated probabilities. A temperature above 1
-# makes the network less certain; a positive shift raises every probability. The bars are 95 % intervals: there are few images in
-# the middle, so these points scatter.
+# **How to read it:** points on the diagonal are calibrated; points below it mean
+# overestimated probabilities. A temperature above 1 makes the network less certain; a
+# positive shift raises every probability. The bars are 95 % intervals: there are few
+# images in the middle, so these points scatter.
 #
 # ### Decision threshold
 #
-# A probability becomes a decision at a **threshold**. A missed pneumonia is worse than a false alarm, so we fix the sensitivity:
-# the threshold is the highest one that finds `TARGET_SENSITIVITY` of the children with pneumonia, in all validation images,
-# unmodified and perturbed. Few unmodified images score near the threshold, so a handful of them would determine it; and images
-# from elsewhere will not look like the unmodified ones. **Guess first:** above or below 0.5?
+# A probability becomes a decision at a **threshold**. A missed pneumonia is worse than
+# a false alarm, so we fix the sensitivity: the threshold is the highest one that finds
+# `TARGET_SENSITIVITY` of the children with pneumonia, in all validation images,
+# unmodified and perturbed. Few unmodified images score near the threshold, so a handful
+# of them would determine it; and images from elsewhere will not look like the
+# unmodified ones. **Guess first:** above or below 0.5?
 
 # %%
 from cxr.thresholds import threshold_at_sensitivity  # show
@@ -925,18 +1028,21 @@ from cxr.thresholds import threshold_at_sensitivity  # show
 predict_model = partial(predict_probabilities, model)
 perturbed = {"unchanged": p_val} | predict_perturbed(predict_model, val_batches)
 y_pooled, p_pooled = pool_perturbations(y_val, perturbed)
-threshold_rule = f"highest threshold with a sensitivity of {settings.TARGET_SENSITIVITY:.0%}"
+threshold_rule = (
+    f"highest threshold with a sensitivity of {settings.TARGET_SENSITIVITY:.0%}"
+)
 threshold = threshold_at_sensitivity(y_pooled, p_pooled, settings.TARGET_SENSITIVITY)
 print(
-    f"The {threshold_rule} on {len(y_pooled):,} validation images ({len(y_val)} of them "
-    f"unmodified) is {threshold:.3f}.\n{describe_threshold(y_pooled, p_pooled, threshold)}"
+    f"The {threshold_rule} on {len(y_pooled):,} validation images "
+    f"({len(y_val)} of them unmodified) is {threshold:.3f}."
 )
+print(describe_threshold(y_pooled, p_pooled, threshold))
 
 # %% [markdown]
 # ### Scores on validation
 #
-# Now the scores of the unmodified validation images follow, with their confidence intervals. They are saved with the run, so that
-# section 9 can compare runs.
+# Now the scores of the unmodified validation images follow, with their confidence
+# intervals. They are saved with the run, so that section 9 can compare runs.
 
 # %%
 validation = metrics_with_ci(
@@ -944,8 +1050,7 @@ validation = metrics_with_ci(
     p_val,
     val_files.patient,
     threshold,
-    settings.BOOTSTRAP_SAMPLES,
-    settings.SEED,
+    *bootstrap,
 )
 record |= {
     "temperature": temperature,
@@ -954,14 +1059,17 @@ record |= {
     "threshold": threshold,
     "validation": validation,
 }
-record = save_validation(run_dir, record, val_files, p_val, globals().get("training_run"))
+record = save_validation(
+    run_dir, record, val_files, p_val, globals().get("training_run")
+)
 format_metrics(validation=validation).rename_axis(images_are)
 
 # %% [markdown]
 # ### What other thresholds would cost (deeper)
 #
-# Other purposes need other thresholds. **Guess first:** if one child in twenty has pneumonia, how many of the alarms are right? The
-# figure shows a hundred children as dots.
+# Other purposes need other thresholds. **Guess first:** if one child in twenty has
+# pneumonia, how many of the alarms are right? The figure shows a hundred children as
+# dots.
 
 # %%
 thresholds = {
@@ -978,38 +1086,45 @@ show(figure, "hundred_children", title)
 compare_thresholds(y_val, p_val, thresholds).rename_axis(f"validation, {images_are}")
 
 # %% [markdown]
-# **How to read it:** the filled dots are alarms. From left to right, the same network meets fewer children with pneumonia, so a
-# larger fraction of its alarms is false: PPV = sensitivity · prevalence / (sensitivity · prevalence + (1 − specificity) · (1 −
-# prevalence)), which is Bayes' theorem; NPV is the same for predictions of NORMAL. **Screening** wants a low threshold that misses
-# nobody; **confirmation** before a treatment wants a high one. A threshold belongs to a place and a purpose, and so does every PPV.
+# **How to read it:** the filled dots are alarms. From left to right, the same network
+# meets fewer children with pneumonia, so a larger fraction of its alarms is false: PPV
+# = sensitivity · prevalence / (sensitivity · prevalence + (1 − specificity) · (1 −
+# prevalence)), which is Bayes' theorem; NPV is the same for predictions of NORMAL.
+# **Screening** wants a low threshold that misses nobody; **confirmation** before a
+# treatment wants a high one. A threshold belongs to a place and a purpose, and so does
+# every PPV.
 #
 # ### Robustness
 #
-# Another hospital and another machine give images that are darker, softer, noisier, framed otherwise, with other markers. The test
-# set is still closed, but validation images can be perturbed. **Predict:** which perturbation costs most?
+# Another hospital and another machine give images that are darker, softer, noisier,
+# framed otherwise, with other markers. The test set is still closed, but validation
+# images can be perturbed. **Predict:** which perturbation costs most?
 
 # %%
 robustness = evaluate_perturbations(y_val, perturbed, threshold)
 robustness_pooled = compute_metrics(y_pooled, p_pooled, threshold)
 worst = robustness.auc.idxmin()
 title = (
-    f"AUC on validation {robustness.auc['unchanged']:.3f}; lowest {robustness.auc.min():.3f} "
-    f"({worst.replace('_', ' ')});\npooled {robustness_pooled['auc']:.3f} ({images_are})"
+    f"AUC on validation {robustness.auc['unchanged']:.3f}; lowest "
+    f"{robustness.auc.min():.3f} ({worst.replace('_', ' ')});\n"
+    f"pooled {robustness_pooled['auc']:.3f} ({images_are})"
 )
 show(plot_robustness(robustness), "robustness", title)
 print(describe_robustness(robustness))
 
 # %% [markdown]
-# **How to read it:** where the AUC stays high and only sensitivity or specificity drop, the ranking of the images is intact and
-# only the *threshold* no longer fits. Where the AUC drops, the network no longer recognizes the disease. The pooled AUC is lower
-# than that of most perturbations, because one threshold has to fit all of them.
+# **How to read it:** where the AUC stays high and only sensitivity or specificity drop,
+# the ranking of the images is intact and only the *threshold* no longer fits. Where the
+# AUC drops, the network no longer recognizes the disease. The pooled AUC is lower than
+# that of most perturbations, because one threshold has to fit all of them.
 #
 # ### Images on which shortcuts mislead
 #
-# The classifier of section 3 never sees a lung. The quarter of each class that it gets most wrong is **bias-conflicting** [12]:
-# there, a model that relies on shortcuts is wrong. A model that relies on the lungs should be unaffected. The other images are
-# **bias-aligned**. Four models are compared, each with a threshold chosen by the same rule on the same images. **Predict:** whose
-# AUC drops most?
+# The classifier of section 3 never sees a lung. The quarter of each class that it gets
+# most wrong is **bias-conflicting** [12]: there, a model that relies on shortcuts is
+# wrong. A model that relies on the lungs should be unaffected. The other images are
+# **bias-aligned**. Four models are compared, each with a threshold chosen by the same
+# rule on the same images. **Predict:** whose AUC drops most?
 
 # %%
 predictors = {
@@ -1037,16 +1152,22 @@ model_thresholds["residual_cnn"] = threshold
 
 conflicting = bias_conflicting_mask(y_val, shortcut_scores["all"][is_val])
 models = compare_models(
-    y_val, y_prob, model_thresholds, val_files.patient, bias_subgroups(conflicting), settings
+    y_val,
+    y_prob,
+    model_thresholds,
+    val_files.patient,
+    bias_subgroups(conflicting),
+    settings,
 )
 print(describe_bias_gap(models))
 table = format_metrics(**models).T
 table.rename_axis(f"validation, {conflicting.sum()} of {len(y_val)} bias-conflicting")
 
 # %% [markdown]
-# **How to read it:** compare the columns `auc` and `auc_bias_conflicting`. Where the second separates the models better than the
-# first, validation alone hides how much they rely on shortcuts. A drop has two causes: the shortcuts, and that these images are
-# hard. A model that drops less than the others relies less on the shortcuts.
+# **How to read it:** compare the columns `auc` and `auc_bias_conflicting`. Where the
+# second separates the models better than the first, validation alone hides how much
+# they rely on shortcuts. A drop has two causes: the shortcuts, and that these images
+# are hard. A model that drops less than the others relies less on the shortcuts.
 
 # %%
 if "baseline_cnn" in predictors:
@@ -1057,8 +1178,7 @@ if "baseline_cnn" in predictors:
             y_prob["baseline_cnn"],
             val_files.patient,
             model_thresholds["baseline_cnn"],
-            settings.BOOTSTRAP_SAMPLES,
-            settings.SEED,
+            *bootstrap,
         ),
     }
     save_validation(
@@ -1068,9 +1188,10 @@ if "baseline_cnn" in predictors:
 # %% [markdown]
 # ### Test
 #
-# The test set is opened once. Nothing may be changed from here on because of its scores: tuning until test looks good turns it into
-# a second validation set. **Predict:** higher or lower than validation? In a **confusion matrix**, each row is a true class. The
-# **curves** show all other thresholds; the dots mark ours.
+# The test set is opened once. Nothing may be changed from here on because of its
+# scores: tuning until test looks good turns it into a second validation set.
+# **Predict:** higher or lower than validation? In a **confusion matrix**, each row is a
+# true class. The **curves** show all other thresholds; the dots mark ours.
 
 # %%
 test_files = files[files.split == "test"]
@@ -1081,8 +1202,7 @@ test = metrics_with_ci(
     p_test,
     test_files.patient,
     threshold,
-    settings.BOOTSTRAP_SAMPLES,
-    settings.SEED,
+    *bootstrap,
 )
 sets = {"validation": (y_val, p_val), "test": (y_test, p_test)}
 confusion_matrices = [
@@ -1098,8 +1218,8 @@ show(plot_roc_pr_curves(sets, threshold), "roc_pr_curves", title)
 format_metrics(validation=validation, test=test).rename_axis(images_are)
 
 # %% [markdown]
-# The other models predict the test set at the same opening. **Predict:** is their order that of validation, or that of the
-# bias-conflicting images?
+# The other models predict the test set at the same opening. **Predict:** is their order
+# that of validation, or that of the bias-conflicting images?
 
 # %%
 y_prob_test = {name: predict(test_batches) for name, predict in predictors.items()}
@@ -1119,16 +1239,19 @@ show(plot_model_comparison(models, columns), "model_comparison", title)
 format_metrics(**models_on_test).T.rename_axis(f"test, {images_are}")
 
 # %% [markdown]
-# **How to read it:** a model is worth its complexity where it is better on the bias-conflicting images and on test, even if a
-# simpler model does nearly as well on validation. (`test_specificity_kaggle_only` counts normal images that only Kaggle's release
-# has: published scores on the other release, such as MedMNIST's, were not measured on them.)
+# **How to read it:** a model is worth its complexity where it is better on the
+# bias-conflicting images and on test, even if a simpler model does nearly as well on
+# validation. (`test_specificity_kaggle_only` counts normal images that only Kaggle's
+# release has: published scores on the other release, such as MedMNIST's, were not
+# measured on them.)
 #
 # ### When test differs from validation (deeper)
 #
-# Another **prevalence**, the fraction of children with pneumonia, changes the **PPV** and the calibration even if the network works
-# as before. Other images or patients change sensitivity and specificity themselves. The prevalence can be estimated from the
-# predictions alone, without labels, and the probabilities adapted to it [8]; this is the last row. **Predict:** which columns does
-# it improve?
+# Another **prevalence**, the fraction of children with pneumonia, changes the **PPV**
+# and the calibration even if the network works as before. Other images or patients
+# change sensitivity and specificity themselves. The prevalence can be estimated from
+# the predictions alone, without labels, and the probabilities adapted to it [8]; this
+# is the last row. **Predict:** which columns does it improve?
 
 # %%
 train_prevalence = files.label[files.split == "train"].mean()
@@ -1138,12 +1261,14 @@ table = compare_datasets(sets | {"test, adapted": (y_test, p_adapted)}, threshol
 table.style.format("{:.3f}").set_caption(images_are)
 
 # %% [markdown]
-# **How to read it:** differences smaller than the intervals above are noise. If the specificity on test is lower than its
-# validation interval allows, the *images* of healthy children differ, and no arithmetic corrects that. Honest remedies need new,
-# labeled images from the new place, to choose the threshold there or to train with them. Tuning the threshold on *this* test set is
-# not a remedy.
+# **How to read it:** differences smaller than the intervals above are noise. If the
+# specificity on test is lower than its validation interval allows, the *images* of
+# healthy children differ, and no arithmetic corrects that. Honest remedies need new,
+# labeled images from the new place, to choose the threshold there or to train with
+# them. Tuning the threshold on *this* test set is not a remedy.
 #
-# The results are now written to `OUTPUT_DIR`: model, history, predictions and metrics, all of this run.
+# The results are now written to `OUTPUT_DIR`: model, history, predictions and metrics,
+# all of this run.
 
 # %% tags=["hide-input"]
 # @title Write the results of this run to OUTPUT_DIR
@@ -1204,31 +1329,40 @@ import cxr.grad_cam  # fold
 
 # %%
 settings = section(8)
+bootstrap = (settings.BOOTSTRAP_SAMPLES, settings.SEED)
 predicted = p_test >= threshold
 wrong = np.flatnonzero(predicted != y_test)
 wrong = wrong[np.argsort(-abs(p_test[wrong] - threshold))]
 print(f"{len(wrong)} of {len(y_test)} {images_are} in test are misclassified.")
 if len(wrong):
-    captions = [f"{CLASS_NAMES[y_test[row]]}, predicted {p_test[row]:.3f}" for row in wrong[:10]]
-    figure = plot_images(x_test[wrong[:10]], captions, colors=label_colors(y_test[wrong[:10]]))
+    captions = [
+        f"{CLASS_NAMES[y_test[row]]}, predicted {p_test[row]:.3f}" for row in wrong[:10]
+    ]
+    figure = plot_images(
+        x_test[wrong[:10]], captions, colors=label_colors(y_test[wrong[:10]])
+    )
     title = f"Errors on test, most confident first (caption: true class; {images_are})"
     show(figure, "errors", title)
-metrics_by_finding(
-    y_test, p_test, test_files, threshold, settings.BOOTSTRAP_SAMPLES, settings.SEED
-).rename_axis(f"test, {images_are}")
+metrics_by_finding(y_test, p_test, test_files, threshold, *bootstrap).rename_axis(
+    f"test, {images_are}"
+)
 
 # %% [markdown]
-# **How to read it:** a confident error on a clear image is the network's; one on an image that nobody could read may be the
-# label's. Look for what the errors have in common: exposure, rotation, tubes and electrodes, the child's age. The table says which
-# kind of pneumonia is found more easily, though the network was never told the kind. Both rows share their normal images, so do not
-# judge by whether the intervals overlap.
+# **How to read it:** a confident error on a clear image is the network's; one on an
+# image that nobody could read may be the label's. Look for what the errors have in
+# common: exposure, rotation, tubes and electrodes, the child's age. The table says
+# which kind of pneumonia is found more easily, though the network was never told the
+# kind. Both rows share their normal images, so do not judge by whether the intervals
+# overlap.
 #
 # ### Grad-CAM: where does the network look?
 #
-# **Grad-CAM** [4] weights each map of the last convolutional layer by the gradient of the logit with respect to it, and sums them
-# up. Bright regions support the prediction. But a plausible map can mean nothing, so there are two sanity checks. A network with
-# **random weights** must give a different map; otherwise the map shows the image and not what was learned [9]. And covering the
-# **brightest square** must lower the score more than covering a random one. **Guess first:** by how much?
+# **Grad-CAM** [4] weights each map of the last convolutional layer by the gradient of
+# the logit with respect to it, and sums them up. Bright regions support the prediction.
+# But a plausible map can mean nothing, so there are two sanity checks. A network with
+# **random weights** must give a different map; otherwise the map shows the image and
+# not what was learned [9]. And covering the **brightest square** must lower the score
+# more than covering a random one. **Guess first:** by how much?
 
 # %%
 from cxr.grad_cam import grad_cam  # show
@@ -1245,21 +1379,21 @@ checks = sanity_check_grad_cam(
     x_test[some],
     predicted[some],
     test_files.patient.iloc[some],
-    settings.BOOTSTRAP_SAMPLES,
-    settings.SEED,
+    *bootstrap,
 )
 print(describe_grad_cam_checks(checks, f"{len(some)} {images_are}"))
 
 # %% [markdown]
-# **How to read it:** bright regions support the prediction that was made: PNEUMONIA for a true positive, NORMAL for a true negative.
-# Bright on the lungs is what one hopes for; on a marker, a border, a tube or the abdomen it may be a shortcut. If the first
-# interval and the second overlap, do not trust the map. Even a map that passes shows only *where* the evidence lies, not whether
-# it is disease.
+# **How to read it:** bright regions support the prediction that was made: PNEUMONIA for
+# a true positive, NORMAL for a true negative. Bright on the lungs is what one hopes
+# for; on a marker, a border, a tube or the abdomen it may be a shortcut. If the first
+# interval and the second overlap, do not trust the map. Even a map that passes shows
+# only *where* the evidence lies, not whether it is disease.
 #
 # ### Does the network use the border or the aspect ratio?
 #
-# Section 3 shows what the border of an image reveals about the label. Now it is masked, or shown alone. **Predict:** which AUC
-# remains?
+# Section 3 shows what the border of an image reveals about the label. Now it is masked,
+# or shown alone. **Predict:** which AUC remains?
 
 # %%
 print(describe_aspect_ratio_use(test_files, p_test, settings))
@@ -1274,30 +1408,37 @@ border_use = {
         predict_probabilities(model, batches),
         val_files.patient,
         threshold,
-        settings.BOOTSTRAP_SAMPLES,
-        settings.SEED,
+        *bootstrap,
     )
     for name, batches in views.items()
 }
-format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(f"validation, {images_are}")
+format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
+    f"validation, {images_are}"
+)
 
 # %% [markdown]
-# **How to read it:** if the AUC hardly drops with the border masked, the network does not need it (accuracy may drop all the same: a
-# gray border looks unusual). A high AUC on the border alone means that it *can* use the border, as the classifier of section 3
-# does. Within one class, the aspect ratio should not matter: a correlation whose interval excludes 0 is a warning.
+# **How to read it:** if the AUC hardly drops with the border masked, the network does
+# not need it (accuracy may drop all the same: a gray border looks unusual). A high AUC
+# on the border alone means that it *can* use the border, as the classifier of section 3
+# does. Within one class, the aspect ratio should not matter: a correlation whose
+# interval excludes 0 is a warning.
 #
-# **What was done about shortcuts, and what remains.** The augmentation of section 5 makes intensity, sharpness and framing less
-# informative, and perturbed images help to choose the epoch and the threshold. Local mean subtraction significantly improved the
-# AUC on images from acquisition sources that were excluded from training. Much else did not: swapped or covered borders, added
-# markers, mixed images, more weight for bias-conflicting ones (`docs/results.md` of this project). So expect less on images from
-# other sources than validation promises.
+# **What was done about shortcuts, and what remains.** The augmentation of section 5
+# makes intensity, sharpness and framing less informative, and perturbed images help to
+# choose the epoch and the threshold. Local mean subtraction significantly improved the
+# AUC on images from acquisition sources that were excluded from training. Much else did
+# not: swapped or covered borders, added markers, mixed images, more weight for
+# bias-conflicting ones (`docs/results.md` of this project). So expect less on images
+# from other sources than validation promises.
 #
 # ### Your own image (deeper)
 #
-# A network predicts something for every image, for a cat too. So first: **how different is the image from the training images?**
-# Average pooling turns each image into a few hundred numbers, its **features**; the **Mahalanobis distance** [11] measures how far
-# it lies from the center of the training images. Color, aspect ratio and a DICOM header are checked as well. If a warning appears,
-# no prediction is reported. No warning does not mean that the prediction is correct.
+# A network predicts something for every image, for a cat too. So first: **how different
+# is the image from the training images?** Average pooling turns each image into a few
+# hundred numbers, its **features**; the **Mahalanobis distance** [11] measures how far
+# it lies from the center of the training images. Color, aspect ratio and a DICOM header
+# are checked as well. If a warning appears, no prediction is reported. No warning does
+# not mean that the prediction is correct.
 
 # %%
 import cxr.dicom  # fold
@@ -1311,17 +1452,23 @@ detector = OutOfDistributionDetector(
     files[files.split != "test"],
     seed=settings.SEED,
 )
+outliers = {
+    "validation": np.mean(detector.reference_distances > detector.threshold),
+    "test": np.mean(detector.distances(x_test) > detector.threshold),
+}
 print(
     f"Out of distribution (distance above {detector.threshold:.1f}): "
-    f"{np.mean(detector.reference_distances > detector.threshold):.1%} of the validation "
-    f"images, {np.mean(detector.distances(x_test) > detector.threshold):.1%} of test."
+    f"{outliers['validation']:.1%} of the validation images, {outliers['test']:.1%} of test."
 )
 
 # %%
-# @title Your own image: JPEG, PNG or DICOM (in Colab, drag it into the Files panel). Use only images that may leave their hospital
+# @title Your own image (JPEG, PNG or DICOM)
+# In Colab, drag it into the Files panel. Use only images that may leave their hospital.
 MY_IMAGE = ""  # @param {type:"string"}
 if "detector" not in globals() or detector.model is not model:
-    raise RuntimeError("Your own image needs the detector: run section 8 from its start.")
+    raise RuntimeError(
+        "Your own image needs the detector: run section 8 from its start."
+    )
 if MY_IMAGE:
     image_path = home / Path(MY_IMAGE).expanduser()
     show_own = partial(show, data_kind="own image")
@@ -1337,18 +1484,21 @@ predict_image(
 #
 # *Did a change help, or is the difference noise?*
 #
-# **To add a run:** in the settings cell of section 0, give a new `RUN_NAME` and change **one** setting, such as `AUGMENT = False`.
-# Run that cell, then sections 6 and 7 (for `IMAGE_SIZE`, sections 2 to 5 before them), then this one. `BASELINE_EPOCHS = 0` saves
-# the time of the baseline. **Predict**, and write it down: will the AUC increase or decrease, and by how much?
+# **To add a run:** in the settings cell of section 0, give a new `RUN_NAME` and change
+# **one** setting, such as `AUGMENT = False`. Run that cell, then sections 6 and 7 (for
+# `IMAGE_SIZE`, sections 2 to 5 before them), then this one. `BASELINE_EPOCHS = 0` saves
+# the time of the baseline. **Predict**, and write it down: will the AUC increase or
+# decrease, and by how much?
 #
-# Every run keeps its record on disk, so after a restart sections 0 and 9 show them all. Runs are compared on **validation**, because
-# test must not choose anything.
+# Every run keeps its record on disk, so after a restart sections 0 and 9 show them all.
+# Runs are compared on **validation**, because test must not choose anything.
 
 # %%
 import cxr.run_comparison  # fold
 
-from cxr.evaluation import compute_metrics, auc_and_average_precision, format_metrics  # again
+from cxr.evaluation import auc_and_average_precision, compute_metrics  # again
 from cxr.evaluation import cluster_bootstrap_weights, percentile_ci  # again
+from cxr.evaluation import format_metrics  # again
 
 # %%
 settings = section(9)
@@ -1356,23 +1506,30 @@ records = list_runs(output_dir / "runs")
 show_runs(records)
 
 # %% [markdown]
-# **Paired comparison.** The intervals in the table include which patients happen to be in the validation set. But all runs share
-# these patients: an image that is hard for one is hard for all. So patients are resampled, both networks are scored on the *same*
+# **Paired comparison.** The intervals in the table include which patients happen to be
+# in the validation set. But all runs share these patients: an image that is hard for
+# one is hard for all. So patients are resampled, both networks are scored on the *same*
 # sample, and the difference is taken, many times.
 #
-# If the interval of the difference includes 0, the runs are not distinguishable on this validation set: keep the simpler one,
-# unless they differ on the bias-conflicting images of section 7, which say more about images from elsewhere. If it excludes 0,
-# other *patients* would probably agree, but another `SEED` perhaps not: repeat both with `SEED` 1 and 2, under new names. The best
-# of many runs owes part of its lead to chance.
+# If the interval of the difference includes 0, the runs are not distinguishable on this
+# validation set: keep the simpler one, unless they differ on the bias-conflicting
+# images of section 7, which say more about images from elsewhere. If it excludes 0,
+# other *patients* would probably agree, but another `SEED` perhaps not: repeat both
+# with `SEED` 1 and 2, under new names. The best of many runs owes part of its lead to
+# chance.
 
 # %%
-differences = paired_differences(records, settings.BOOTSTRAP_SAMPLES, settings.SPLIT_SEED)
+differences = paired_differences(
+    records, settings.BOOTSTRAP_SAMPLES, settings.SPLIT_SEED
+)
 if reference_run(records):
-    significant = sum(is_significant(difference["auc"]) for difference in differences.values())
+    significant = sum(
+        is_significant(difference["auc"]) for difference in differences.values()
+    )
     compared = records[0]["data"]
     title = (
-        f"{significant} of {len(differences)} runs differ significantly in AUC from the "
-        f"reference ({image_label(compared)})"
+        f"{significant} of {len(differences)} runs differ significantly in AUC from "
+        f"the reference ({image_label(compared)})"
     )
     figure = plot_runs(records, differences)
     show_figure(figure, "runs", title, output_dir / "figures", compared)
@@ -1394,12 +1551,15 @@ display(Markdown(summarize_findings(report)))
 # %% [markdown]
 # ### Limits
 #
-# **Not for diagnosis.** This network has seen children of one to five years from one hospital, and it knows two classes: anything
-# else (a tumor, an adult, a cat) gets a probability as well. Some labels are wrong; patients are identified by file names only;
-# children with and without pneumonia may differ in more than the disease; another hospital will differ from validation.
+# **Not for diagnosis.** This network has seen children of one to five years from one
+# hospital, and it knows two classes: anything else (a tumor, an adult, a cat) gets a
+# probability as well. Some labels are wrong; patients are identified by file names
+# only; children with and without pneumonia may differ in more than the disease; another
+# hospital will differ from validation.
 #
-# Weights without such a description are dangerous. A **model card** [10] gives it on one page, filled in from the record of this
-# run. Read it as an outsider: would you trust this network?
+# Weights without such a description are dangerous. A **model card** [10] gives it on
+# one page, filled in from the record of this run. Read it as an outsider: would you
+# trust this network?
 
 # %%
 read_verified(output_dir, report, "best.keras")  # another run may have replaced it
@@ -1408,7 +1568,9 @@ card = render_model_card(report, published)
 write_atomically(output_dir / "model_card.md", card)
 report["seconds"] = dict(section.seconds)
 write_atomically(output_dir / "metrics.json", to_json(report))
-written = sorted(path.name for path in output_dir.iterdir() if "unfinished" not in path.name)
+written = sorted(
+    path.name for path in output_dir.iterdir() if "unfinished" not in path.name
+)
 print(
     f"This run on {images_are} took {sum(section.seconds.values()) / 60:.1f} minutes. "
     f"In {output_dir}: {', '.join(written)}."
@@ -1416,16 +1578,21 @@ print(
 display(Markdown(card))
 
 # %% [markdown]
-# `best.keras` needs Keras. For other programs, `published.export("model.onnx", format="onnx")` translates it, after `%pip install
-# tf2onnx onnx onnxruntime`. Compare its predictions with those of `published.predict` before you use it.
+# `best.keras` needs Keras. For other programs, `published.export("model.onnx",
+# format="onnx")` translates it, after `%pip install tf2onnx onnx onnxruntime`. Compare
+# its predictions with those of `published.predict` before you use it.
 #
 # ### Exercises
 #
-# Write your guess down first. The collapsed cell below has a solution of each: set `EXERCISE` and run it.
+# Write your guess down first. The collapsed cell below has a solution of each: set
+# `EXERCISE` and run it.
 #
-# 1. **Another kernel.** Use one that responds to vertical edges. *Expect:* other outlines; the ribs fade.
-# 2. **A rare disease.** At which prevalence is every second alarm of ours false? *Expect:* a low one.
-# 3. **Test-time augmentation.** Average the predictions for each image and its mirror image. *Expect:* little gain.
+# 1. **Another kernel.** Use one that responds to vertical edges. *Expect:* other
+#    outlines; the ribs fade.
+# 2. **A rare disease.** At which prevalence is every second alarm of ours false?
+#    *Expect:* a low one.
+# 3. **Test-time augmentation.** Average the predictions for each image and its mirror
+#    image. *Expect:* little gain.
 
 # %% tags=["hide-input"]
 # @title Solutions
@@ -1455,35 +1622,40 @@ if EXERCISE == 3:
             probabilities,
             val_files.patient,
             threshold,
-            settings.BOOTSTRAP_SAMPLES,
-            settings.SEED,
+            *bootstrap,
         )["auc"]
         print(f"{name}: AUC {auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]")
 
 # %% [markdown]
 # ### Glossary
 #
-# **Bias-aligned, bias-conflicting**: images whose shortcut features point to the right, or to the wrong class. **Bootstrap**:
-# resampling with replacement, to see how much a score varies. **Calibration**: agreement of predicted probabilities and observed
-# frequencies. **Channel**: one of the maps that a layer puts out. **Confounder**: a feature that is correlated with the label
-# without being the disease. **Cross-fitting**: scoring each patient with a model fitted to others. **Logit**: log (p / (1 − p)),
-# the network's output before the sigmoid. **PPV, NPV**: the fraction of positive, or negative, predictions that are right.
-# **Prevalence**: the fraction of children with the disease.
+# **Bias-aligned, bias-conflicting**: images whose shortcut features point to the right,
+# or to the wrong class. **Bootstrap**: resampling with replacement, to see how much a
+# score varies. **Calibration**: agreement of predicted probabilities and observed
+# frequencies. **Channel**: one of the maps that a layer puts out. **Confounder**: a
+# feature that is correlated with the label without being the disease.
+# **Cross-fitting**: scoring each patient with a model fitted to others. **Logit**: log
+# (p / (1 − p)), the network's output before the sigmoid. **PPV, NPV**: the fraction of
+# positive, or negative, predictions that are right. **Prevalence**: the fraction of
+# children with the disease.
 #
 # ### References and license
 #
-# 1. Kermany, Zhang, Goldbaum: *Labeled … Chest X-Ray Images for Classification*, doi:10.17632/rscbjbr9sj.
+# 1. Kermany, Zhang, Goldbaum: *Labeled … Chest X-Ray Images for Classification*,
+#    doi:10.17632/rscbjbr9sj.
 # 2. Kermany et al.: *Identifying Medical Diagnoses …*, Cell 172, 2018.
 # 3. He et al.: *Deep Residual Learning*, arXiv:1512.03385.
 # 4. Selvaraju et al.: *Grad-CAM*, arXiv:1610.02391.
 # 5. Araujo et al.: *Computing Receptive Fields*, Distill, 2019.
 # 6. Youden: *Index for rating diagnostic tests*, Cancer 3, 1950.
-# 7. Platt: *Probabilistic Outputs for Support Vector Machines*, 1999; Guo et al., arXiv:1706.04599.
-# 8. Saerens et al.: *Adjusting the Outputs of a Classifier …*, Neural Computation 14, 2002.
+# 7. Platt: *Probabilistic Outputs for Support Vector Machines*, 1999; Guo et al.,
+#    arXiv:1706.04599.
+# 8. Saerens et al.: *Adjusting the Outputs of a Classifier …*, Neural Computation 14,
+#    2002.
 # 9. Adebayo et al.: *Sanity Checks for Saliency Maps*, arXiv:1810.03292.
 # 10. Mitchell et al.: *Model Cards*, arXiv:1810.03993.
 # 11. Lee et al.: *Detecting Out-of-Distribution Samples*, arXiv:1807.03888.
-# 12. Nam et al.: *Learning from Failure*, arXiv:2007.02561; Zech et al., PLoS Medicine 15, 2018; DeGrave et al., Nature Machine
-#     Intelligence 3, 2021.
+# 12. Nam et al.: *Learning from Failure*, arXiv:2007.02561; Zech et al., PLoS Medicine
+#     15, 2018; DeGrave et al., Nature Machine Intelligence 3, 2021.
 #
 # Code: MIT license. Radiographs: CC BY 4.0.

@@ -1,4 +1,4 @@
-"""Sections may be run in any order: each finds results that fit, or says what to run."""
+"""Sections may be run in any order: each finds what fits, or says what to run."""
 
 import re
 from types import SimpleNamespace
