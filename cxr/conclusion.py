@@ -115,7 +115,8 @@ def conclude_robustness(report: dict[str, Any]) -> str:
         return "**Robustness.** No perturbation lowers the AUC on validation."
     return (
         f"**Robustness.** The perturbation that costs most is "
-        f"{worst.replace('_', ' ')}: AUC {aucs[worst]:.3f} instead of {aucs['unchanged']:.3f}."
+        f"{worst.replace('_', ' ')}: AUC {aucs[worst]:.3f} instead of "
+        f"{aucs['unchanged']:.3f}."
     )
 
 

@@ -87,8 +87,8 @@ if missing := find_missing():
     importlib.invalidate_caches()
     if missing := find_missing():
         raise RuntimeError(
-            f"Packages that could not be installed: {', '.join(missing)}. In a terminal, "
-            f"run `{sys.executable} -m pip install --force-reinstall "
+            f"Packages that could not be installed: {', '.join(missing)}. In a "
+            f"terminal, run `{sys.executable} -m pip install --force-reinstall "
             f"{' '.join(missing)}`, and restart the kernel."
         )
 keras_version = importlib.metadata.version("keras")
@@ -944,12 +944,12 @@ print(describe_learning_curves(history))
 #
 # | metric | formula | meaning |
 # |---|---|---|
-# | **sensitivity** (recall) | TP / (TP + FN) | fraction of the children with pneumonia who are found |
-# | **specificity** | TN / (TN + FP) | fraction of the healthy children without an alarm |
+# | **sensitivity** (recall) | TP / (TP + FN) | fraction of the ill children who are found |
+# | **specificity** | TN / (TN + FP) | fraction of the healthy children who pass |
 # | **precision** (PPV) | TP / (TP + FP) | fraction of the alarms that are right |
 # | **F1** | 2 · TP / (2 · TP + FN + FP) | harmonic mean of sensitivity and precision |
-# | **AUC** | area under the ROC curve | how well the scores separate the classes, at all thresholds |
-# | **average precision** | area under the PR curve | precision, averaged over all sensitivities |
+# | **AUC** | area under the ROC curve | how well the scores separate the classes |
+# | **average precision** | area under the PR curve | precision at all sensitivities, averaged |
 #
 # Each has a 95 % confidence interval from the **bootstrap**: patients are drawn with
 # replacement, `BOOTSTRAP_SAMPLES` times, and the interval covers 95 % of the resulting
@@ -960,11 +960,8 @@ import cxr.thresholds  # fold
 import cxr.model_comparison  # fold
 
 # %%
-from cxr.evaluation import (
-    cluster_bootstrap_weights,
-    percentile_ci,
-    metrics_with_ci,
-)  # show
+from cxr.evaluation import cluster_bootstrap_weights, percentile_ci  # show
+from cxr.evaluation import metrics_with_ci  # show
 
 # %% [markdown]
 # ### Calibration
@@ -1045,13 +1042,7 @@ print(describe_threshold(y_pooled, p_pooled, threshold))
 # intervals. They are saved with the run, so that section 9 can compare runs.
 
 # %%
-validation = metrics_with_ci(
-    y_val,
-    p_val,
-    val_files.patient,
-    threshold,
-    *bootstrap,
-)
+validation = metrics_with_ci(y_val, p_val, val_files.patient, threshold, *bootstrap)
 record |= {
     "temperature": temperature,
     "shift": shift,
@@ -1197,13 +1188,7 @@ if "baseline_cnn" in predictors:
 test_files = files[files.split == "test"]
 test_batches = make_batches("test", files, arrays, batch_size=32)
 p_test = predict_probabilities(model, test_batches)
-test = metrics_with_ci(
-    y_test,
-    p_test,
-    test_files.patient,
-    threshold,
-    *bootstrap,
-)
+test = metrics_with_ci(y_test, p_test, test_files.patient, threshold, *bootstrap)
 sets = {"validation": (y_val, p_val), "test": (y_test, p_test)}
 confusion_matrices = [
     metrics.confusion_matrix(labels, probabilities >= threshold, labels=[0, 1])
@@ -1375,11 +1360,7 @@ show(figure, "grad_cam", f"Grad-CAM: {counts} ({images_are})")
 
 some = np.random.default_rng(settings.SEED).permutation(len(y_test))[:48]
 checks = sanity_check_grad_cam(
-    model,
-    x_test[some],
-    predicted[some],
-    test_files.patient.iloc[some],
-    *bootstrap,
+    model, x_test[some], predicted[some], test_files.patient.iloc[some], *bootstrap
 )
 print(describe_grad_cam_checks(checks, f"{len(some)} {images_are}"))
 
@@ -1458,7 +1439,8 @@ outliers = {
 }
 print(
     f"Out of distribution (distance above {detector.threshold:.1f}): "
-    f"{outliers['validation']:.1%} of the validation images, {outliers['test']:.1%} of test."
+    f"{outliers['validation']:.1%} of the validation images, "
+    f"{outliers['test']:.1%} of test."
 )
 
 # %%
@@ -1618,11 +1600,7 @@ if EXERCISE == 3:
     trials = {"unmodified": p_val, "mirrored": p_mirrored, "mean of both": averaged}
     for name, probabilities in trials.items():
         auc = metrics_with_ci(
-            y_val,
-            probabilities,
-            val_files.patient,
-            threshold,
-            *bootstrap,
+            y_val, probabilities, val_files.patient, threshold, *bootstrap
         )["auc"]
         print(f"{name}: AUC {auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]")
 
