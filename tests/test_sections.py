@@ -1,12 +1,13 @@
 """Sections may be run in any order: each finds what fits, or says what to run."""
 
+import ast
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from build import read_settings
+from build import build, read_settings
 
 from cxr.sections import SECTIONS, SectionTracker, hash_results
 
@@ -257,3 +258,101 @@ def test_the_seconds_of_a_section_are_those_of_its_cells(reader, monkeypatch):
     assert reader.section.seconds == {"setup": 2, "data": 34}
     run_cell(7, 1)
     assert reader.section.seconds == {"setup": 2, "data": 7}
+
+
+class Names(ast.NodeVisitor):
+    """What code binds, and which names it reads that it does not bind itself."""
+
+    def __init__(self, code):
+        self.bound, self.read = set(), set()
+        self.visit(code)
+
+    def visit_Name(self, node):
+        names = self.read if isinstance(node.ctx, ast.Load) else self.bound
+        names.add(node.id)
+
+    def visit_definition(self, node):
+        self.bound.add(node.name)
+        self.generic_visit(node)
+
+    visit_FunctionDef = visit_ClassDef = visit_definition
+
+    def visit_arg(self, node):
+        self.bound.add(node.arg)
+        self.generic_visit(node)
+
+    def visit_alias(self, node):
+        self.bound.add((node.asname or node.name).partition(".")[0])
+
+    def visit_ExceptHandler(self, node):
+        self.bound.add(node.name)
+        self.generic_visit(node)
+
+
+def list_definitions(tree):
+    """Return {name: node} of the functions and classes at the top level, also in if."""
+    found = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.If):
+            found |= list_definitions(statement)
+        elif isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            found[statement.name] = statement
+    return found
+
+
+def test_what_a_section_calls_is_defined_by_itself_or_by_what_it_requires():
+    """After a restart only the required sections have run."""
+    trees, number = {}, 0
+    for cell in build().cells:
+        for found in re.findall(r"^## (\d+)\. ", cell.source, re.MULTILINE):
+            number = int(found)
+        if cell.cell_type == "code":
+            trees.setdefault(number, ast.parse("")).body += ast.parse(cell.source).body
+    assert sorted(trees) == list(range(len(SECTIONS)))
+    bound, read, definitions = {}, {}, {}
+    for number, tree in trees.items():
+        definitions[number] = list_definitions(tree)
+        inside = set(map(id, definitions[number].values()))
+        tops = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+        nested = {
+            id(child)
+            for top in tops
+            if id(top) in inside
+            for child in ast.walk(top)
+            if child is not top
+        }
+        names = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and id(node) not in nested
+        ]
+        bound[number] = set(definitions[number]) | {
+            node.id for node in names if isinstance(node.ctx, ast.Store)
+        }
+        read[number] = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.alias) and id(node) not in nested:
+                bound[number].add((node.asname or node.name).partition(".")[0])
+    everywhere = set().union(*bound.values())
+    for number, section in enumerate(SECTIONS):
+        required, waiting = {number}, [*section.requires]
+        while waiting:
+            other = waiting.pop()
+            required.add(other)
+            waiting += [one for one in SECTIONS[other].requires if one not in required]
+        available = set().union(*(bound[other] for other in required))
+        bodies = {
+            name: node
+            for other in required
+            for name, node in definitions[other].items()
+        }
+        used, waiting = set(), [*read[number]]
+        while waiting:
+            name = waiting.pop()
+            if name in used:
+                continue
+            used.add(name)
+            if name in bodies:
+                inner = Names(bodies[name])
+                waiting += inner.read - inner.bound
+        assert not (used & everywhere) - available, f"section {number}"
