@@ -416,14 +416,15 @@ def write_guard(number):
     )
 
 
-def list_guards(cells):
+def list_guards(cells, modules):
     """Return {number of a cell: its guard} for the first code cell of each section.
 
     `cells`: [(cell, parts)]. A numbered heading ("## 3. …") starts a section. Section 0
-    has no guard. Raises BuildError for a section that does not start with a folded cell.
+    has no guard, nor has a notebook whose package does not track sections. Raises
+    BuildError for a section that does not start with a folded cell.
     """
     guards, waiting = {}, 0
-    for number, (cell, parts) in enumerate(cells):
+    for number, (cell, parts) in enumerate(cells if "sections" in modules else []):
         if cell.cell_type == "markdown":
             for found in re.findall(r"^## (\d+)\. ", cell.source, re.MULTILINE):
                 waiting = int(found)
@@ -468,7 +469,7 @@ def build(text_path=TEXT, package_path=PACKAGE):
         cells.append((cell, parts))
     directives = [part for _, parts in cells for part in parts if part.kind != "code"]
     shown, ids = list_shown(directives, modules), CellIds()
-    guards = list_guards(cells)
+    guards = list_guards(cells, modules)
     for number, (cell, parts) in enumerate(cells):
         cell.id = ids.name(cell, parts)
         tags = cell.metadata.get("tags", [])
