@@ -1,4 +1,4 @@
-"""The whole notebook, run as a user runs it: alone, with other settings, in any order."""
+"""The whole notebook, run as users run it: alone, with other settings, in any order."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ class Kernel:
                     self.client.execute_cell(cell, number)
 
     def run_after_settings(self, part):
-        """Run a section from behind its cells of settings, which would undo a change."""
+        """Run a section without its cells of settings, which would undo a change."""
         cells, tags = self.parts[part], {"parameters", "injected-parameters"}
         start = max(
             (
@@ -89,7 +89,7 @@ class Kernel:
                     return
 
     def refusal(self, part, run=None):
-        """Run a section, or only `begin` it; return the error that stopped it, or ""."""
+        """Run a section, or only begin it; return the error that stopped it, or ""."""
         try:
             (run or self.run)(part)
         except nbclient.exceptions.CellExecutionError as error:
@@ -192,7 +192,7 @@ def test_the_copy_of_the_whole_notebook_shows_what_came_out_of_each_section(kern
 
 
 def list_keys(value, free=("settings", "versions", "counts", "files", "unreadable")):
-    """Return the keys of nested dictionaries, but not those that name settings or files."""
+    """Return the keys of nested dictionaries, except those of settings and files."""
     if not isinstance(value, dict):
         return []
     inner = [
@@ -300,10 +300,12 @@ def test_the_checkpoint_gives_the_same_probabilities_in_another_process(
         import keras, pandas
         from cxr.images import load_split
         from cxr.evaluation import predict_probabilities
-        rows = pandas.read_csv({str(kernel.out / "predictions.csv")!r}).query("split == 'test'")
+        rows = pandas.read_csv({str(kernel.out / "predictions.csv")!r})
+        rows = rows[rows.split == "test"]
         x, *_ = load_split({str(phantoms / "chest_xray")!r}, rows, 32, "again")
         model = keras.models.load_model({str(kernel.out / "best.keras")!r})
-        print("largest difference", abs(predict_probabilities(model, x) - rows.probability.to_numpy()).max())"""
+        differences = predict_probabilities(model, x) - rows.probability.to_numpy()
+        print("largest difference", abs(differences).max())"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
@@ -344,7 +346,7 @@ def aside(kernel):
 
 
 def test_each_section_run_alone_says_in_one_sentence_what_to_run(aside):
-    """In an empty kernel, and after section 0 alone; section 9 then works, from the records on disk."""
+    """In an empty kernel, and after section 0 alone; section 9 then shows older runs."""
     for section in range(1, 11):
         sentence = (
             f"Section {section} needs what section 0 defines: run section 0 first."
@@ -364,7 +366,7 @@ def test_each_section_run_alone_says_in_one_sentence_what_to_run(aside):
 
 
 def try_all(kernel, sections):
-    """Begin these sections, each from the same state; return {section: refusal or ""}."""
+    """Begin these sections, each from one state; return {section: refusal or ""}."""
     told = {}
     for section in sections:
         kernel.save_state()
@@ -375,13 +377,13 @@ def try_all(kernel, sections):
 
 def again(earlier, section):
     return (
-        f"RuntimeError: Section {earlier} has run since section {section}, with another "
-        f"result: run section {section} again."
+        f"RuntimeError: Section {earlier} has run since section {section}, with "
+        f"another result: run section {section} again."
     )
 
 
 def test_what_a_section_made_is_told_from_another_result_and_from_the_same(kernel):
-    """Some pairs (rerun, later section) in the notebook itself; tests/test_sections.py has the rules."""
+    """In the notebook itself, some pairs of sections; test_sections.py has the rules."""
     kernel.run(1, 2, 4)  # the same results
     assert set(try_all(kernel, range(1, 11)).values()) == {""}
 
@@ -443,7 +445,7 @@ def test_a_run_is_not_validated_on_images_that_it_may_have_learned_from(kernel):
 
 
 def test_the_first_cell_installs_all_that_the_notebook_imports():
-    """Standard library aside, each import of any cell is in the list of the first code cell, or optional within a function."""
+    """Each import of any cell is listed, of the standard library, or optional."""
     import ast
 
     book = nbformat.read(NOTEBOOK, 4)
