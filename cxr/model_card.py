@@ -86,7 +86,7 @@ Residual networks: arXiv:1512.03385.
 """
 
 
-def format_with_ci(metric: dict[str, float | None]) -> str:
+def format_with_ci(metric: dict[str, Any]) -> str:
     """Return "0.912 [0.890–0.931]", or "not measurable" where there is no value."""
     value = metric["value"]
     if value is None or not np.isfinite(value):
@@ -94,7 +94,7 @@ def format_with_ci(metric: dict[str, float | None]) -> str:
     return "{value:.3f} [{low:.3f}–{high:.3f}]".format(**metric)
 
 
-def describe_worst_perturbation(robustness: dict[str, dict[str, float | None]]) -> str:
+def describe_worst_perturbation(robustness: dict[str, dict[str, Any]]) -> str:
     """Return a sentence on the perturbation of validation images with the lowest AUC."""
     aucs = {
         name: metrics["auc"]
@@ -129,7 +129,9 @@ def render_model_card(report: dict[str, Any], model: keras.Model) -> str:
     ----------
     Mitchell et al., "Model cards for model reporting", 2019, arXiv:1810.03993.
     """
-    split = "**not** in the official split: scores cannot be compared with published ones"
+    split = (
+        "**not** in the official split: scores cannot be compared with published ones"
+    )
     if report["official_split"]:
         split = "in the official split"
     source = {
