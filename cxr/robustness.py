@@ -159,7 +159,7 @@ def add_perturbed_copies(batches: ImageBatches, copies: int = 3) -> ImageBatches
         batches.arrays,
         np.concatenate([batches.rows, np.repeat(batches.rows, copies)]),
         np.concatenate([batches.labels, np.repeat(batches.labels, copies)]),
-        batches.size,
+        batches.batch_size,
         perturbations=[unchanged] * count + copied,
     )
 
