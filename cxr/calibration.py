@@ -195,8 +195,8 @@ def adapt_to_prevalence(
 def describe_prevalence(training: float, estimated: float, true: float) -> str:
     """Return in words whether the estimated prevalence is closer to the true one."""
     verdict = (
-        "The estimate is not closer to the truth: the prevalence is not all that "
-        "differs, or it does not differ."
+        "The estimate is not closer to the truth than the training prevalence: more "
+        "than the prevalence differs, or nothing does."
     )
     if abs(estimated - true) < abs(training - true):
         verdict = "The estimate is closer to the truth than the training prevalence."

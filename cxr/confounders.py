@@ -66,7 +66,7 @@ def features_outside_lungs(
     Returns
     -------
     side_markers, gray_levels, corners, border : arrays of any shape
-        `gray_levels` is a histogram: it knows of no place.
+        `gray_levels` is a histogram of the whole image, without positions.
     """
     markers = 255 * detect_markers(image)
     markers = cv2.resize(markers, (12, 12), interpolation=cv2.INTER_AREA)
@@ -244,7 +244,7 @@ def shortcut_aucs(
 
 
 def describe_shortcuts(aucs: dict[str, Estimate], image_label: str) -> str:
-    """Return in words how well a classifier does without the lungs.
+    """Return in words how well a classifier does without seeing the lungs.
 
     Parameters
     ----------
@@ -254,8 +254,8 @@ def describe_shortcuts(aucs: dict[str, Estimate], image_label: str) -> str:
     """
     sentences = []
     for subject, estimate in (
-        ("all features outside the lungs", aucs["all"]),
-        ("the side markers alone", aucs["side_markers"]),
+        ("no region of the lungs", aucs["all"]),
+        ("only the side markers", aucs["side_markers"]),
     ):
         verdict = "not significantly better than chance"
         if estimate["low"] > 0.5:

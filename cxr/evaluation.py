@@ -287,7 +287,7 @@ def predictive_values(
 def describe_confusion_matrix(
     matrix: np.ndarray, metrics: dict[str, Estimate], image_label: str
 ) -> str:
-    """Return in words the errors, and the accuracy beside that of a constant answer.
+    """Return in words the errors, and whether the accuracy beats a constant prediction.
 
     Parameters
     ----------

@@ -288,7 +288,7 @@ def test_a_comparison_of_data_sets_shows_what_the_prevalence_changes(true_preval
 
 
 @pytest.mark.parametrize(("low", "is_above"), [(0.63, True), (0.62, False)])
-def test_the_accuracy_is_compared_with_that_of_a_constant_answer(low, is_above):
+def test_the_accuracy_is_compared_with_that_of_a_constant_prediction(low, is_above):
     """Of 624 images 390, or 62.5 %, are PNEUMONIA."""
     text = describe_confusion_matrix(
         np.array([[200, 34], [12, 378]]),
