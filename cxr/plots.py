@@ -86,11 +86,9 @@ def show_figure(
     """
     figure.suptitle(title, color=color, fontsize=12)
     if data_kind == "phantom":
-        figure.draw_without_rendering()
-        bottom = figure.get_tightbbox().y0 / figure.get_figheight()
         figure.text(
             0.5,
-            min(0, bottom) - 0.01,  # below a legend, too
+            -0.01,
             "PHANTOM radiographs: synthetic images, they show no patient",
             ha="center",
             va="top",
@@ -298,6 +296,13 @@ def limit_axis(
             )
 
 
+def draw_legend(axis: Axes, source: Axes, columns: int) -> None:
+    """Fill an axis with the legend of another one, where it hides no curve."""
+    axis.axis("off")
+    handles, labels = source.get_legend_handles_labels()
+    axis.legend(handles, labels, loc="center", ncols=columns, frameon=False)
+
+
 def describe_loss_gap(history: pd.DataFrame) -> str:
     """Return since which epoch the validation loss has been above the training loss."""
     above = history.val_loss > history.loss
@@ -317,9 +322,13 @@ def plot_learning_curves(history: pd.DataFrame) -> Figure:
         with the prefix "val_". Outliers do not set the limits of an axis.
     """
     figure, axes = plt.subplot_mosaic(
-        [["loss", "accuracy", "auc"], ["rate", "accuracy", "auc"]],
+        [
+            ["loss", "accuracy", "auc"],
+            ["rate", "accuracy", "auc"],
+            ["legend", "legend", "legend"],
+        ],
         figsize=(11, 4.6),
-        height_ratios=(3, 1),
+        height_ratios=(3, 1, 0.3),
         sharex=True,
         layout="constrained",
     )
@@ -371,9 +380,9 @@ def plot_learning_curves(history: pd.DataFrame) -> Figure:
         marker=marker,
     )
     axes["rate"].set(yscale="log", xlabel="epoch", ylabel="learning rate")
+    axes["rate"].tick_params(labelbottom=True)
     axes["rate"].xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
-    handles, labels = axes["loss"].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, borderaxespad=0)
+    draw_legend(axes["legend"], axes["loss"], columns=3)
     return figure
 
 
@@ -518,9 +527,14 @@ def plot_reliability(
     bins : int, default 10
         Number of bins of equal width. The bars are Wilson's 95 % intervals.
     """
-    figure, (diagram, counts) = plt.subplots(
-        1, 2, figsize=(9.6, 4.4), layout="constrained"
+    figure, axes = plt.subplot_mosaic(
+        [["diagram", "counts"], ["legend", "legend"]],
+        figsize=(9.6, 4.5),
+        height_ratios=(12, 1),
+        layout="constrained",
     )
+    diagram = axes["diagram"]
+    counts = axes["counts"]
     diagram.plot([0, 1], [0, 1], color="#888888", linewidth=1)
     styles: tuple[dict[str, Any], ...] = (
         # The first set lies under the second one: wider, so that both can be seen.
@@ -552,7 +566,7 @@ def plot_reliability(
         )
         counts.hist(
             probabilities,
-            np.linspace(0, 1, bins + 1),
+            np.linspace(0, 1, bins + 1).tolist(),
             histtype="step",
             color=style["color"],
             linewidth=style["linewidth"],
@@ -571,7 +585,7 @@ def plot_reliability(
         yscale="log",
         ylim=(0.8, None),
     )
-    figure.legend(loc="outside lower center", ncols=2, borderaxespad=0)
+    draw_legend(axes["legend"], diagram, columns=2)
     return figure
 
 
@@ -759,6 +773,7 @@ def plot_aspect_ratios(files: pd.DataFrame) -> Figure:
     ratios.set(
         title="aspect ratio",
         xlabel="width / height",
+        ylabel="density",
         xlim=(0.5, max(2.5, table.ratio.max() + 0.1)),
     )
     return figure
@@ -890,14 +905,16 @@ def plot_grad_cam(
     overlay = ListedColormap(shades, "overlay")
     for number, (image, heatmap) in enumerate(zip(x[..., 0], heatmaps)):
         axis = axes[rows.index(kinds[number]), kinds[:number].count(kinds[number])]
-        axis.imshow(np.hstack([image, image]), cmap="gray", vmin=0, vmax=255)
-        beside = np.hstack([np.zeros_like(heatmap), heatmap])
+        gap = np.full((len(image), len(image) // 40 + 1), 255, np.uint8)
+        pair = np.hstack([image, gap, image])
+        axis.imshow(pair, cmap="gray", vmin=0, vmax=255)
+        beside = np.hstack([np.zeros(image.shape), 0.0 * gap, heatmap])
         axis.imshow(beside, cmap=overlay, vmin=0, vmax=1)
         axis.set_title(captions[number], fontsize=9, color=colors[number])
     scale = ScalarMappable(plt.Normalize(0, 1), overlay)
     bar = figure.colorbar(scale, ax=axes, shrink=0.8, aspect=30, pad=0.01)
     bar.ax.set_facecolor("#777777")  # as over an image
-    bar.set_label("Grad-CAM, 1: maximum of each image")
+    bar.set_label("Grad-CAM (1: the maximum of each image)", fontsize=9)
     bar.ax.grid(visible=False)
     return figure
 
@@ -971,8 +988,9 @@ def plot_runs(
         yticks=range(len(compared)),
         yticklabels=[],
         ylim=scores.get_ylim(),
-        title="difference from the reference in AUC, paired 95 % CI",
+        title="AUC minus that of the reference, paired 95 % CI",
     )
+    gains.xaxis.set_major_locator(plt.MaxNLocator(5))
     gains.axvline(0, color="#888888", linewidth=1)
     history = pd.concat(
         [record["history"].assign(run=record["name"]) for record in drawn],
@@ -998,9 +1016,9 @@ def plot_runs(
         else:
             low = max(low, 1 - 3 * (1 - best.val_auc.min()) - 0.005)
         axis.set(
-            title=f"validation {label} during training (colors as above)",
+            title=f"validation {label} by epoch (colors as above)",
             xlabel="epoch (marker: selected epoch)",
-            ylabel="",
+            ylabel="original and perturbed images",
             ylim=(low, high),
         )
         axis.xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
