@@ -85,7 +85,8 @@ def read_user_image(
             width, height = gray.shape[::-1]
             image = resize_to_square(gray, 1, (width, height), size, resize_mode)
         else:
-            image, (width, height) = read_image_strict(path, size, resize_mode)
+            image, info = read_image_strict(path, size, resize_mode)
+            width, height = info.width, info.height
             color = colorfulness(data)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
@@ -114,8 +115,8 @@ class OutOfDistributionDetector:
     model : keras.Model
         With a layer "average", whose outputs are the features.
     train_batches, val_batches : ImageBatches
-        The Gaussian is fitted to the training images, and the threshold is chosen on the
-        validation images.
+        The Gaussian is fitted to the training images, and the threshold is chosen on
+        the validation images.
     files : DataFrame
         Has the original width and height of all these images.
     seed : int, default 0
