@@ -1,4 +1,4 @@
-"""What the benchmarks of networks and of the training count."""
+"""The benchmark of public networks: split, time limit and table."""
 
 import keras
 import numpy as np
@@ -18,19 +18,20 @@ def test_the_kaggle_network_has_as_many_parameters_as_its_author_printed():
 def loaded(tmp_path, monkeypatch):
     """Images of noise at 32 pixels, brighter where the label is 1."""
     monkeypatch.setattr(peers, "SIZE", 32)
-    generator, rows = np.random.default_rng(0), []
+    generator = np.random.default_rng(0)
+    rows = []
     for number in range(30):
-        split = "test" if number < 6 else "train"
+        folder = "test" if number < 6 else "train"
         for label, name in enumerate(
             ("NORMAL/IM-{:04}-01", "PNEUMONIA/person{}_virus_1")
         ):
-            path = tmp_path / split / f"{name.format(number)}.png"
+            path = tmp_path / folder / f"{name.format(number)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             noise = generator.integers(128, size=(32, 32)) + 100 * label
             Image.fromarray(noise.astype(np.uint8)).save(path)
             if number < 12:
-                kind = "test" if number < 6 else "validation"
-                rows.append((kind, str(path.relative_to(tmp_path))))
+                split = "test" if number < 6 else "validation"
+                rows.append((split, str(path.relative_to(tmp_path))))
     predictions = pd.DataFrame(rows, columns=["split", "path"])
     return peers.load_images(tmp_path, predictions, ""), predictions
 
@@ -39,8 +40,8 @@ def test_peers_are_trained_on_none_of_the_images_on_which_the_notebook_was_score
     loaded,
 ):
     loaded, predictions = loaded
-    for split, own in predictions.groupby("split"):
-        assert set(loaded[split][1].path) == set(own.path)
+    for split, table in predictions.groupby("split"):
+        assert set(loaded[split][1].path) == set(table.path)
     assert not set(loaded["train"][1].path) & set(predictions.path)
     assert [len(images) for images, _ in loaded.values()] == [36, 12, 12]
     for images, files in loaded.values():
@@ -50,7 +51,7 @@ def test_peers_are_trained_on_none_of_the_images_on_which_the_notebook_was_score
 def test_a_peer_stops_in_time_and_its_predictions_are_those_that_are_scored(
     loaded, monkeypatch
 ):
-    """The network is one unit; its answers for bright and dark images differ."""
+    """The network is one unit; it separates bright from dark images."""
 
     def tiny(keras, fractions):
         assert fractions.tolist() == [0.5, 0.5]
@@ -68,9 +69,10 @@ def test_a_peer_stops_in_time_and_its_predictions_are_those_that_are_scored(
     monkeypatch.setitem(peers.NETWORKS, "kaggle", tiny)
     result = peers.train("kaggle", loaded[0], 1e-9, 0)
     assert result["epochs"] == "1 of 50" and result["parameters"] == 2
-    table = result["predictions"]
-    assert table.groupby("split").size().to_dict() == {"test": 12, "validation": 12}
-    assert roc_auc_score(table.label, table.probability) == 1
+    predictions = result["predictions"]
+    sizes = predictions.groupby("split").size().to_dict()
+    assert sizes == {"test": 12, "validation": 12}
+    assert roc_auc_score(predictions.label, predictions.probability) == 1
     lines = peers.tabulate({"kaggle": result}, "left out", 0).splitlines()
     header, cells = ([cell.strip() for cell in lines[row].split("|")] for row in (0, 2))
     row = dict(zip(header, cells))
