@@ -291,3 +291,31 @@ def describe_aspect_ratio_use(
             f"(95 % CI {low:.2f} to {high:.2f}), {verdict}."
         )
     return "\n".join(sentences)
+
+
+def describe_robustness(table: pd.DataFrame) -> str:
+    """Return in words which perturbations cost most AUC, sensitivity and specificity.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `evaluate_perturbations` returns it, with a row "unchanged".
+    """
+    drops = table.loc["unchanged"] - table.drop("unchanged")
+    sentences = []
+    for metric, name in (
+        ("auc", "AUC"),
+        ("sensitivity", "sensitivity"),
+        ("specificity", "specificity"),
+    ):
+        drop = drops[metric].dropna().astype(float)
+        if drop.empty:
+            sentences.append(f"The {name} could not be measured.")
+        elif drop.max() <= 0:
+            sentences.append(f"No perturbation lowers the {name}.")
+        else:
+            worst = str(drop.idxmax())
+            sentences.append(
+                f"Largest drop in {name}: {drop.max():.3f}, {worst.replace('_', ' ')}."
+            )
+    return "\n".join(sentences)

@@ -100,6 +100,7 @@ class Settings(BaseModel):
     CLASS_WEIGHTS: bool
     PATIENCE: int = Field(ge=1, le=1000)
     VALIDATION_FRACTION: float = Field(ge=0.02, le=0.5)
+    TARGET_SENSITIVITY: float = Field(gt=0, lt=1)
     BOOTSTRAP_SAMPLES: int = Field(ge=10, le=100_000)
     SEED: int = Field(ge=0, lt=2**32)
     SPLIT_SEED: int = Field(ge=0, lt=2**32)

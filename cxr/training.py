@@ -354,3 +354,43 @@ def list_counters(callback: keras.callbacks.Callback) -> dict[str, float]:
         for name, value in vars(callback).items()
         if isinstance(value, (bool, int, float)) and not name.startswith("_")
     }
+
+
+def describe_learning_curves(history: pd.DataFrame) -> str:
+    """Return in words whether the learning curves show overfitting, and from when on.
+
+    Parameters
+    ----------
+    history : DataFrame
+        A row for each epoch, with epoch, loss and val_loss.
+
+    Returns
+    -------
+    str
+        One or two sentences.
+    """
+    finite = history[np.isfinite(history.loss) & np.isfinite(history.val_loss)]
+    best = finite.loc[finite.val_loss.idxmin()]
+    last = finite.iloc[-1]
+    above = int((finite.val_loss > finite.loss)[::-1].cumprod().sum())
+    if above == 0:
+        sentence = "The validation loss ends below the training loss."
+    else:
+        first = int(finite.epoch.iloc[-above])
+        sentence = (
+            f"From epoch {first} on, the validation loss stays above the training loss."
+        )
+    if best.epoch == last.epoch:
+        verdict = "It was lowest in the last epoch: more epochs may help."
+    elif last.loss < 0.95 * best.loss:
+        verdict = (
+            f"After epoch {best.epoch:.0f} only the training loss decreases "
+            f"({best.loss:.3f} to {last.loss:.3f}): overfitting from there on, which is "
+            "why that epoch is kept."
+        )
+    else:
+        verdict = (
+            f"After epoch {best.epoch:.0f} neither loss decreases much: the training "
+            "has converged, without clear overfitting."
+        )
+    return f"{sentence} {verdict}"
