@@ -78,7 +78,7 @@ def test_logits_belong_to_the_probabilities(build):
     assert 1 / (1 + np.exp(-logits)) == pytest.approx(
         predict_probabilities(model, x), abs=1e-6
     )
-    batches = ImageBatches([x], np.array([34, 2]), np.zeros(2, int), 2)
+    batches = ImageBatches([x], np.array([34, 2]), np.zeros(2, int), 32)
     assert predict_logits(model, batches) == pytest.approx(logits[[34, 2]], abs=1e-5)
 
 
