@@ -51,8 +51,9 @@ was used once, after the threshold had been chosen.
 
 ## Metrics and quantitative analyses
 
-Threshold: {{ "%.4f"|format(report.threshold.value) }} ({{ report.threshold.rule }}). 95 %
-confidence intervals: bootstrap over patients. Expected calibration error on validation:
+An image is predicted as PNEUMONIA if its probability is at least
+{{ "%.4f"|format(report.threshold.value) }} ({{ report.threshold.rule }}). 95 % confidence
+intervals: bootstrap over patients. Expected calibration error on validation:
 {{ "%.3f"|format(error.before) }} before Platt scaling,
 {{ "%.3f"|format(error.after) }} after; on test: {{ "%.3f"|format(error.test) }}.
 
