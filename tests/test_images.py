@@ -756,8 +756,8 @@ def test_a_broken_link_is_listed_and_read_when_it_is_whole(image_folder, tmp_pat
             image_folder, files, 32, "Loading all", tmp_path / "cache"
         )[2]
         assert unreadable.path.tolist() == [
-            "train/NORMAL/loop.jpeg",
             "train/NORMAL/image9.jpeg",
+            "train/NORMAL/loop.jpeg",
         ]
         assert (
             unreadable.problem.str.startswith("a broken link: ").all()

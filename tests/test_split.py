@@ -46,7 +46,7 @@ def test_few_patients_are_stratified_by_class_not_by_finding(seed):
 
 
 def test_the_images_of_a_patient_stay_together_in_a_small_set():
-    """Of three patients per class, those with pneumonia with two images, one is held out."""
+    """Three patients per class, those with pneumonia with two images each."""
     files = make_files(1, 1, 1, 1, 1, 1, 0, 0, 0)
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 4, 5])
     is_val = split_by_patient(files, groups, 0.1, seed=0) == "val"
