@@ -169,8 +169,10 @@ def test_each_failure_is_one_line_and_the_next_try_succeeds(
     attributes, kaggle_message, curl_message = FAULTS[fault]
     folder = tmp_path / "data/chest_xray"
     for name, value in attributes.items():
-        value = value(internet.web.whole) if callable(value) else value
-        fail_everywhere(internet, **{name: value})
+        if callable(value):
+            fail_everywhere(internet, **{name: value(internet.web.whole)})
+        else:
+            fail_everywhere(internet, **{name: value})
     failed = run_script(folder)
     lines = [line.rsplit("\r", 1)[-1] for line in failed.stdout.splitlines()]
     expected = {
