@@ -507,7 +507,7 @@ def read_images(
                 x[index, :, :, 0], info = read(path, x.shape[1], resize_mode)
                 rows[index] = (*info, "")
             except Exception as error:
-                # Decoders raise all kinds of exceptions; each is reported with its file.
+                # Decoders raise all kinds of exceptions. Each is reported by file.
                 rows[index] = (*no_info, format_read_error(error, path))
             if os.fstat(messages).st_size > messages_before:
                 suspects.append(index)

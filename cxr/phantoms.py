@@ -175,7 +175,7 @@ def draw_phantom(
     image = image + disease + vessels + 0.012 * fine
     image = np.clip(image, 0, 1) ** generator.uniform(0.7, 1.3)
     image = image * generator.uniform(0.75, 1.3) + generator.normal(0, 0.06)
-    gray = (np.clip(image, 0, 1) * 255).astype(np.uint8)
+    gray: np.ndarray = (np.clip(image, 0, 1) * 255).astype(np.uint8)
     gray = cv2.resize(gray, (width, height), interpolation=cv2.INTER_LINEAR)
     mask = (disease > 0.06).astype(np.uint8) * 255
     mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
