@@ -101,7 +101,7 @@ $(COLAB)/installed: requirements-colab.lock | find-colab
 # Networks are exchanged with the environment of requirements.lock, OTHER_PYTHON.
 test-colab: install $(COLAB)/installed
 	@$(call install_package,$(COLAB))
-	@OTHER_PYTHON=$(VENV)/bin/python $(COLAB)/bin/python -m pytest -m "not long and not browser" $(patsubst %,tests/test_%.py,lone images dicom network)
+	@OTHER_PYTHON=$(VENV)/bin/python $(COLAB)/bin/python -m pytest -m "not long and not browser" $(patsubst %,tests/test_%.py,lone images dicom models)
 
 find-browser:
 	@for program in chromium chromedriver; do command -v $$program >/dev/null || { \
