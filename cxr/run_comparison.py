@@ -8,6 +8,7 @@ import pandas as pd
 from IPython.display import display
 
 from cxr.evaluation import (
+    Estimate,
     cluster_bootstrap_weights,
     compute_metrics,
     format_metrics,
@@ -142,7 +143,7 @@ def show_runs(records: list[RunRecord]) -> None:
 
 def paired_differences(
     records: list[RunRecord], bootstrap_samples: int, seed: int
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, Estimate]]:
     """Return the difference of each comparable run from the reference.
 
     In each bootstrap sample of patients, both runs are evaluated on the same patients,
@@ -215,13 +216,13 @@ def seed_variation(
     return list(dict.fromkeys(names)), spread
 
 
-def is_significant(difference: dict[str, float]) -> bool:
+def is_significant(difference: Estimate) -> bool:
     """Return whether the 95 % CI of a difference excludes 0."""
     return difference["low"] > 0 or difference["high"] < 0
 
 
 def describe_difference(
-    difference: dict[str, float], changes: dict[str, tuple[Any, Any]], spread: float
+    difference: Estimate, changes: dict[str, tuple[Any, Any]], spread: float
 ) -> str:
     """Return in words how large a difference is, and whether it is significant.
 
@@ -256,7 +257,7 @@ def describe_difference(
 
 
 def describe_differences(
-    records: list[RunRecord], differences: dict[str, dict[str, dict[str, float]]]
+    records: list[RunRecord], differences: dict[str, dict[str, Estimate]]
 ) -> str:
     """Return in words how the runs differ from the reference, a sentence a line.
 

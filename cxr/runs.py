@@ -41,6 +41,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.calibration import calibrate_model
+from cxr.evaluation import Estimate
 from cxr.models import load_model
 from cxr.settings import Settings
 from cxr.storage import (
@@ -85,7 +86,7 @@ class RunRecord(TypedDict, total=False):
     shift: float
     calibration_error: dict[str, float]
     threshold: float
-    validation: dict[str, dict[str, float]]
+    validation: dict[str, Estimate]
     validated: str
     predictions_hash: str
     history: pd.DataFrame

@@ -191,6 +191,7 @@ SEED = 0  # @param {type:"integer"}
 # smaller images and gives a weaker network; everything else is the same.
 
 # %%
+from cxr.evaluation import Estimate  # again
 import cxr.labels  # fold
 import cxr.storage  # fold
 import cxr.devices  # fold
@@ -1166,6 +1167,8 @@ table.rename_axis(f"validation, {conflicting.sum()} of {len(y_val)} bias-conflic
 # %%
 if "baseline_cnn" in predictors:
     baseline_record |= {
+        "temperature": 1.0,  # Platt scaling changes neither its ranking nor its decisions
+        "shift": 0.0,
         "threshold": model_thresholds["baseline_cnn"],
         "validation": metrics_with_ci(
             y_val,

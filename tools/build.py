@@ -5,13 +5,13 @@ With --check nothing is written; it fails where the committed notebook is stale.
 The text is a script in jupytext's percent format. In it, an import from the package, at
 the top level of a cell and with one of three comments, places code of the package:
 
-    from cxr.images import read_image  # show      the source of what it names
-    import cxr.download  # fold                    a folded cell: the rest of the module;
-                                                   one cell may fold several modules
-    from cxr.evaluation import enclose  # again       the source, run only if it is missing
+    from cxr.images import read_image  # show     the source of what it names
+    import cxr.download  # fold                   a folded cell: the rest of the module
+    from cxr.evaluation import Estimate  # again  the source, run only if it is missing
 
-A line `# imports of the package` becomes what the modules import from elsewhere. The
-first code cell of a section is a folded one; it begins with a check that section 0 has run.
+One cell may fold several modules. A line `# imports of the package` becomes what the
+modules import from elsewhere. The first code cell of a section is a folded one, which
+begins with a check that section 0 has run.
 
 All cells of a notebook share one namespace, so the builder refuses a second meaning of
 a name. Then ruff reads the built notebook. It finds a name that is defined nowhere, one
@@ -411,7 +411,8 @@ def write_guard(number):
     return (
         'if "section" not in globals():\n'
         "    raise RuntimeError(\n"
-        f'        "Section {number} needs what section 0 defines: run section 0 first."\n'
+        f'        "Section {number} needs what section 0 defines: "\n'
+        '        "run section 0 first."\n'
         "    )"
     )
 
