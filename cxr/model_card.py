@@ -52,7 +52,8 @@ was used once, after the threshold had been chosen.
 ## Metrics and quantitative analyses
 
 An image is predicted as PNEUMONIA if its probability is at least
-{{ "%.4f"|format(report.threshold.value) }} ({{ report.threshold.rule }}). 95 % confidence
+{{ "%.4f"|format(report.threshold.value) }} ({{ report.threshold.rule }}).
+95 % confidence
 intervals: bootstrap over patients. Expected calibration error on validation:
 {{ "%.3f"|format(error.before) }} before Platt scaling,
 {{ "%.3f"|format(error.after) }} after; on test: {{ "%.3f"|format(error.test) }}.
@@ -96,7 +97,7 @@ def format_with_ci(metric: dict[str, Any]) -> str:
 
 
 def describe_worst_perturbation(robustness: dict[str, dict[str, Any]]) -> str:
-    """Return a sentence on the perturbation of validation images with the lowest AUC."""
+    """Return a sentence on the perturbation with the lowest validation AUC."""
     aucs = {
         name: metrics["auc"]
         for name, metrics in robustness.items()

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 
 class StorageError(OSError):
-    """A folder cannot be written or is full; the message names it and says what to do."""
+    """A folder cannot be written or is full; the message says what to do."""
 
 
 def as_storage_error(folder: str | Path, error: OSError) -> StorageError:

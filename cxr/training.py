@@ -385,8 +385,8 @@ def describe_learning_curves(history: pd.DataFrame) -> str:
     elif last.loss < 0.95 * best.loss:
         verdict = (
             f"After epoch {best.epoch:.0f} only the training loss decreases "
-            f"({best.loss:.3f} to {last.loss:.3f}): overfitting from there on, which is "
-            "why that epoch is kept."
+            f"({best.loss:.3f} to {last.loss:.3f}): overfitting from there on, which "
+            "is why that epoch is kept."
         )
     else:
         verdict = (

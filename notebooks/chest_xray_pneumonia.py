@@ -541,6 +541,7 @@ from cxr.batches import ImageBatches  # show
 import cxr.batches  # fold
 import cxr.evaluation  # fold
 import cxr.linear_baseline  # fold
+import cxr.robustness  # fold
 
 # %% [markdown]
 # ### 16 validation images, or hundreds?
@@ -805,7 +806,6 @@ for network, last_layer in networks.items():
 
 # %%
 import cxr.training  # fold
-import cxr.robustness  # fold
 
 # %%
 from cxr.training import make_callbacks  # show

@@ -355,4 +355,5 @@ def test_what_a_section_calls_is_defined_by_itself_or_by_what_it_requires():
             if name in bodies:
                 inner = Names(bodies[name])
                 waiting += inner.read - inner.bound
-        assert not (used & everywhere) - available, f"section {number}"
+        undefined = (used & everywhere) - available
+        assert not undefined, f"section {number}"
