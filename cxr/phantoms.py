@@ -177,7 +177,7 @@ def draw_phantom(
     image = image * generator.uniform(0.75, 1.3) + generator.normal(0, 0.06)
     gray: np.ndarray = (np.clip(image, 0, 1) * 255).astype(np.uint8)
     gray = cv2.resize(gray, (width, height), interpolation=cv2.INTER_LINEAR)
-    mask = (disease > 0.06).astype(np.uint8) * 255
+    mask: np.ndarray = (disease > 0.06).astype(np.uint8) * 255
     mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     draw_letters(gray, "R", 0.04, 0.1, 0.9)
     draw_letters(gray, Phantom.letters, 0.03, 0.97, 0.8)
