@@ -78,7 +78,7 @@ def training_fingerprint(
         "settings": relevant,
         "epochs": epochs,
         "images": [data_fingerprint(train_batches), data_fingerprint(val_batches)],
-        "weights": [weight.shape for weight in model.weights],
+        "weights": [list(weight.shape) for weight in model.weights],
     }
     return json.loads(to_json(fingerprint))
 
