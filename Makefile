@@ -1,4 +1,4 @@
-# `make run` and `make test` are all that a fresh machine needs.
+# A fresh machine needs only `make run` and `make test`.
 # Settings follow the target: make run EPOCHS=3 DATA_DIR="path/to/x-rays (2)"
 VENV := .venv
 COLAB := .venv-colab
@@ -10,22 +10,25 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 	find-colab find-browser benchmark banner lint lock clean
 
 help:
-	@echo "make run    install, get the data, run the notebook; results in outputs/"
-	@echo "            (any setting of the notebook: make run EPOCHS=3 DATA_DIR=path RUN_NAME=mine)"
-	@echo "make test   install, run the tests; make test-long: those that take minutes"
-	@echo "make notebook  build notebooks/chest_xray_pneumonia.ipynb from the package cxr/ and the text beside it"
-	@echo "make coverage  the same tests, and which lines of cxr/ they reach"
-	@echo "make test-colab    the notebook alone, images and saved networks, on Python 3.13 with the versions that Colab ships"
-	@echo "make test-browser  use the notebook in JupyterLab with Chromium; screenshots in outputs/browser/"
-	@echo "make benchmark  time the reading of images; FOLDER=path/to/pictures"
-	@echo "make docs    run the notebook on phantoms, and write the copy to read, docs/tutorial.ipynb (some minutes)"
-	@echo "make banner  draw the pictures of the README and of the first cell from a run on phantoms"
-	@echo "make lint   check style and types"
-	@echo "make lock   write requirements.lock anew, with the newest versions (and requirements-colab.lock)"
-	@echo "make clean  remove the virtual environment and outputs/, not the data"
+	@echo "make run           install, download the data, run the notebook; results in outputs/"
+	@echo "                   (with any settings: make run EPOCHS=3 DATA_DIR=path RUN_NAME=mine)"
+	@echo "make test          install, run the tests; make test-long: the tests that take minutes"
+	@echo "make notebook      build notebooks/chest_xray_pneumonia.ipynb from cxr/ and its text"
+	@echo "make coverage      run the tests, and list the lines of cxr/ that they do not reach"
+	@echo "make test-colab    test the notebook alone, images and saved networks on Python 3.13"
+	@echo "                   with the versions that Colab ships"
+	@echo "make test-browser  use the notebook in JupyterLab with Chromium; screenshots in"
+	@echo "                   outputs/browser/"
+	@echo "make benchmark     time the reading of images; FOLDER=path/to/images"
+	@echo "make docs          run the notebook on phantoms, and write docs/tutorial.ipynb, the copy"
+	@echo "                   with outputs (some minutes)"
+	@echo "make banner        draw the figures of the README and of the notebook's first cell"
+	@echo "make lint          check style and types"
+	@echo "make lock          update requirements.lock and requirements-colab.lock"
+	@echo "make clean         remove the virtual environment and outputs/, not the data"
 
-# Sets $$python to the first of the programs $(1) that has a version for which $(2) holds;
-# one that the user names in the variable $(3) is the only candidate.
+# Sets $$python to the first of the programs $(1) whose version satisfies $(2). A program
+# that the user names in the variable $(3) is the only candidate.
 define find_python
 set -- $(1); test -z "$$$(3)" || set -- "$$$(3)"; \
 for python in "$$@" ""; do \
@@ -33,15 +36,15 @@ for python in "$$@" ""; do \
 done
 endef
 
-# Installs the file $(2) into the environment $(1). uv takes half the time of pip, which
-# does it where uv cannot be had or finds no index: pip's settings mean nothing to uv.
+# Installs the file $(2) into the environment $(1), with uv, which takes half the time of
+# pip. Where uv cannot be installed or finds no index (it ignores pip's settings), pip does.
 define install_lock
 $(1)/bin/python -m pip install --quiet uv 2>/dev/null && \
 $(1)/bin/uv pip install --quiet --python $(1)/bin/python -r $(2) 2>/dev/null || \
 $(1)/bin/python -m pip install --quiet -r $(2)
 endef
 
-# Makes the package of this folder importable, also after the folder was moved.
+# Makes the package of this folder importable, also after the folder has been moved.
 define install_package
 $(1)/bin/python -I -c 'import cxr, os; assert os.path.samefile(cxr.__path__[0], "cxr")' 2>/dev/null || \
 $(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -52,15 +55,15 @@ install: $(VENV)/installed
 	@$(call install_package,$(VENV))
 $(VENV)/installed: requirements.lock
 	@$(call find_python,python3 python3.13 python3.12 python3.11 python3.10,0x30a0000 <= sys.hexversion < 0x30e0000,PYTHON); \
-	test -n "$$python" || { echo "$${PYTHON:+PYTHON=$$PYTHON does not fit. }Needed is CPython 3.10 to 3.13 with the module venv" \
-		"(on Debian: apt-get install python3-venv). Name one: make PYTHON=/path/to/python"; exit 1; }; \
+	test -n "$$python" || { echo "$${PYTHON:+PYTHON=$$PYTHON cannot be used. }Required: CPython 3.10 to 3.13 with the module venv" \
+		"(on Debian: apt-get install python3-venv). Choose one: make PYTHON=/path/to/python"; exit 1; }; \
 	echo "Installing into $(VENV) (a minute or two) …"; \
 	"$$python" -m venv $(VENV)
 	@$(call install_lock,$(VENV),requirements.lock)
 	@touch $@
 
-# Make puts what is typed after the target into the environment, where run.py looks for
-# the names in CXR_GIVEN. Settings that were in the environment before are heeded too.
+# Make puts what is typed after the target into the environment, where run.py reads the
+# names in CXR_GIVEN. Settings that were already in the environment are used as well.
 SETTINGS = $(shell sed -n '/"advanced"/,/\[markdown\]/s/^\([A-Z_]*\) = .*/\1/p' notebooks/chest_xray_pneumonia.py)
 TYPED = $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 FOUND = $(foreach name,$(SETTINGS),$(if $(filter environment,$(origin $(name))),$(name)))
@@ -81,19 +84,19 @@ coverage: install
 	@$(VENV)/bin/python -m pytest --cov --cov-report=term-missing
 
 test-long: install
-	@# Keras's other backend, and what the export of a network to ONNX needs
+	@# Keras's other backend, and the packages that export a network to ONNX
 	@$(VENV)/bin/python -m pip install --quiet "jax>=0.5" tf2onnx onnx onnxruntime
 	@$(VENV)/bin/python -m pytest -m long $(SIDE_BY_SIDE)
 
-# What other versions can break, in an environment of its own. What is called python3.13
-# may be a stand-in, so each candidate is tried.
+# An environment with the versions that Colab ships. A program called python3.13 may be a
+# launcher that fails, so each candidate is tried.
 FIND_313 = $(call find_python,python3.13 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.13*/bin/python,0x30d0000 <= sys.hexversion < 0x30e0000,PYTHON313)
 find-colab:
-	@$(FIND_313); test -n "$$python" || { echo "Python 3.13, which Colab has, was not found: get it with apt-get install python3.13-venv" \
-		"or pyenv install 3.13, or name it in make test-colab PYTHON313=/path/to/python"; exit 1; }
+	@$(FIND_313); test -n "$$python" || { echo "Python 3.13, which Colab uses, was not found: install it with apt-get install python3.13-venv" \
+		"or pyenv install 3.13, or name it: make test-colab PYTHON313=/path/to/python"; exit 1; }
 
 $(COLAB)/installed: requirements-colab.lock | find-colab
-	@echo "Installing what Colab ships into $(COLAB) (a minute or two) …"
+	@echo "Installing the versions that Colab ships into $(COLAB) (a minute or two) …"
 	@$(FIND_313); "$$python" -m venv --clear $(COLAB)
 	@$(call install_lock,$(COLAB),requirements-colab.lock)
 	@touch $@

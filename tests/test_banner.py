@@ -1,4 +1,4 @@
-"""The pictures of the README and of the first cell show phantoms and nothing else."""
+"""The figures of the README and of the first cell show phantoms and nothing else."""
 
 import json
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 @pytest.fixture
 def outputs(tiny, tmp_path, monkeypatch):
-    """What a run on phantoms leaves, with one error, and a network that need not be."""
+    """The outputs of a run on phantoms, with one error; the network is replaced."""
     files = sorted((tiny / "test").glob("*/*"))
     predictions = pd.DataFrame(
         {
@@ -37,13 +37,13 @@ def outputs(tiny, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_both_pictures_are_drawn(outputs):
+def test_both_figures_are_drawn(outputs):
     banner.main([str(outputs)])
     for name in ("banner.png", "first_screen.png"):
         assert Image.open(outputs / name).mode == "P"
 
 
-def test_one_right_prediction_of_each_finding_and_one_error_are_chosen(outputs):
+def test_one_correct_prediction_of_each_finding_and_one_error_are_chosen(outputs):
     predictions = pd.read_csv(outputs / "predictions.csv")
     chosen = banner.choose_images(predictions, 0.5)
     assert chosen.finding.is_unique and {"error", "normal"} < set(chosen.finding)

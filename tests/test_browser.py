@@ -1,6 +1,7 @@
-"""The notebook in JupyterLab, with a browser, a mouse and a keyboard: `make test-browser` runs it, `make test` does not.
+"""The notebook in JupyterLab, with a browser, a mouse and a keyboard.
 
-Screenshots of every section and figure, in the light and the dark theme, are left in outputs/browser/.
+`make test-browser` runs it, `make test` does not. Screenshots of every section and
+figure, in the light and the dark theme, are written to outputs/browser/.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from conftest import ROOT, hide_project
@@ -23,21 +25,24 @@ from test_notebook import NOTEBOOK, SMALLEST
 from cxr.phantoms import write_phantoms
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
-PICTURES = ROOT / "outputs" / "browser"
+SCREENSHOTS = ROOT / "outputs" / "browser"
 LAPTOP = 1366, 768
-PREFERENCES = {  # all cells stay in the page, and JupyterLab asks nothing
+PREFERENCES = {  # all cells stay in the page, and JupyterLab shows no dialogs
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
 READ_CELLS = """
+const errors = '[data-mime-type$=".error"], [data-mime-type$=".stderr"]';
 return [...document.querySelectorAll(".jp-Notebook .jp-Cell")].map(cell => ({
     code: cell.classList.contains("jp-CodeCell"),
     heading: cell.querySelector("h2")?.innerText ?? "",
     folded: Boolean(cell.querySelector(".jp-InputPlaceholder")),
     prompt: cell.querySelector(".jp-InputArea-prompt")?.innerText.trim() ?? "",
-    figures: [...cell.querySelectorAll(".jp-OutputArea img")].map(image => image.offsetHeight && image.naturalWidth),
+    figures: [...cell.querySelectorAll(".jp-OutputArea img")].map(
+        image => image.offsetHeight && image.naturalWidth),
     text: cell.querySelector(".jp-OutputArea")?.innerText ?? "",
-    complaints: [...cell.querySelectorAll('[data-mime-type$=".error"], [data-mime-type$=".stderr"]')].map(output => output.innerText),
+    errors: [...cell.querySelectorAll(errors)].map(output => output.innerText),
 }));"""
 
 
@@ -45,7 +50,8 @@ class Lab:
     """JupyterLab with the notebook open, as a user sees and uses it."""
 
     def __init__(self, browser, folder):
-        self.browser, self.folder = browser, folder
+        self.browser = browser
+        self.folder = folder
 
     def wait(self, condition, what, seconds=300):
         """Wait until `condition()` is true, and return its value."""
@@ -58,25 +64,32 @@ class Lab:
             )
             return waiting.until(lambda _: condition())
         except TimeoutException:
-            raise AssertionError(f"waited {seconds} s in vain: {what}") from None
+            raise AssertionError(f"not after {seconds} s: {what}") from None
 
-    def find(self, selector):
-        """Wait for an element to be on the screen, and return it."""
-        return self.wait(
-            lambda: next(
-                (
-                    one
-                    for one in self.browser.find_elements(By.CSS_SELECTOR, selector)
-                    if one.is_displayed()
-                ),
-                None,
-            ),
-            selector,
-        )
+    def visible(self, selector, parent=None):
+        """Return the elements that are displayed, of the page or of one element."""
+        elements = (parent or self.browser).find_elements(By.CSS_SELECTOR, selector)
+        return [element for element in elements if element.is_displayed()]
+
+    def find(self, selector, text=None, parent=None):
+        """Wait for an element, with this text if one is given, and return it."""
+
+        def matches():
+            elements = self.visible(selector, parent)
+            return [element for element in elements if text in (None, element.text)]
+
+        return self.wait(matches, text or selector)[0]
+
+    def act(self):
+        return ActionChains(self.browser)
 
     def cells(self):
-        """Return what the page shows of each cell; each is given its section, the number in the last heading."""
-        cells, section = self.browser.execute_script(READ_CELLS), None
+        """Return the page's content cell by cell, each with its number and section.
+
+        The section is the number in the last heading.
+        """
+        cells = self.browser.execute_script(READ_CELLS)
+        section = None
         for number, cell in enumerate(cells):
             heading = re.match(r"(\d+)\.", cell["heading"])
             section = int(heading[1]) if heading else section
@@ -99,58 +112,32 @@ class Lab:
     def menu(self, *path):
         """Choose an item of the menu bar by its words."""
         for depth, words in enumerate(path):
-
-            def find(
-                words=words,
-                selector=".lm-Menu-itemLabel" if depth else ".lm-MenuBar-itemLabel",
-            ):
-                return next(
-                    (
-                        one
-                        for one in self.browser.find_elements(By.CSS_SELECTOR, selector)
-                        if one.is_displayed() and one.text == words
-                    ),
-                    None,
-                )
-
-            ActionChains(self.browser).move_to_element(
-                self.wait(find, " → ".join(path))
-            ).click().perform()
+            selector = ".lm-Menu-itemLabel" if depth else ".lm-MenuBar-itemLabel"
+            self.act().move_to_element(self.find(selector, words)).click().perform()
 
     def change_settings(self, values):
-        """Type new values into the settings cell, line by line, and leave the cursor there."""
-        number = next(
-            cell["number"]
-            for cell, source in zip(self.cells(), self.sources())
-            if "\nRUN_NAME = " in source
-        )
+        """Type values into the settings cell, line by line; leave the cursor there."""
+        is_settings = ["\nRUN_NAME = " in source for source in self.sources()]
+        number = is_settings.index(True)
+
+        def find_line(name):
+            # An editor draws only the lines on the screen and near it.
+            cell = self.scroll_to(self.element(number), "nearest")
+            for line in cell.find_elements(By.CSS_SELECTOR, ".cm-line"):
+                if line.text.startswith(f"{name} = "):
+                    return line
+            return None
+
         for name, value in values.items():
-
-            def find(
-                name=name,
-            ):  # an editor draws only the lines on the screen and near it
-                self.scroll_to(self.element(number), "nearest")
-                return next(
-                    (
-                        one
-                        for one in self.element(number).find_elements(
-                            By.CSS_SELECTOR, ".cm-line"
-                        )
-                        if one.text.startswith(f"{name} = ")
-                    ),
-                    None,
-                )
-
-            ActionChains(self.browser).click(
-                self.scroll_to(self.wait(find, f"the line of {name}"))
-            ).perform()
-            wanted = f"{name} = {value!r}"
-            ActionChains(self.browser).send_keys(Keys.HOME).key_down(
-                Keys.SHIFT
-            ).send_keys(Keys.END).key_up(Keys.SHIFT).send_keys(wanted).perform()
+            line = self.wait(lambda name=name: find_line(name), f"the line of {name}")
+            self.act().click(self.scroll_to(line)).perform()
+            new = f"{name} = {value!r}"
+            select_line = self.act().send_keys(Keys.HOME).key_down(Keys.SHIFT)
+            select_line.send_keys(Keys.END).key_up(Keys.SHIFT).perform()
+            self.act().send_keys(new).perform()
             self.wait(
-                lambda wanted=wanted: wanted in self.element(number).text.split("\n"),
-                f"the settings cell does not say {wanted}",
+                lambda new=new: new in self.element(number).text.split("\n"),
+                f"the settings cell contains {new}",
             )
         return number
 
@@ -162,89 +149,72 @@ class Lab:
         ]
 
     def select_sections(self, first, last):
-        """Click on the heading of the first section, and with Shift on the last cell of the last."""
+        """Select cells: click on the first heading, with Shift on the last cell."""
         numbers = [
             cell["number"]
             for cell in self.cells()
             if cell["section"] is not None and first <= cell["section"] <= last
         ]
-        start, end = (
-            next(
-                one
-                for one in self.element(number).find_elements(
-                    By.CSS_SELECTOR, ".jp-InputPrompt"
-                )
-                if one.is_displayed()
-            )
-            for number in (numbers[0], numbers[-1])
-        )
-        ActionChains(self.browser).click(self.scroll_to(start)).perform()
-        ActionChains(self.browser).key_down(Keys.SHIFT).click(
-            self.scroll_to(end)
-        ).key_up(Keys.SHIFT).perform()
-        chosen = self.browser.find_elements(
-            By.CSS_SELECTOR, ".jp-Notebook .jp-Cell.jp-mod-selected"
-        )
+        start = self.find(".jp-InputPrompt", parent=self.element(numbers[0]))
+        self.act().click(self.scroll_to(start)).perform()
+        end = self.find(".jp-InputPrompt", parent=self.element(numbers[-1]))
+        self.scroll_to(end)
+        self.act().key_down(Keys.SHIFT).click(end).key_up(Keys.SHIFT).perform()
+        selected = ".jp-Notebook .jp-Cell.jp-mod-selected"
+        chosen = self.browser.find_elements(By.CSS_SELECTOR, selected)
         assert len(chosen) == len(numbers)
 
     def finish(self, after, sections, seconds=1500):
-        """Wait until all code cells of these sections have run since the count was `after`; return the cells.
+        """Wait until these sections have run; return the cells.
 
-        Fails at once where a cell shows an error.
+        The execution count of each of their code cells then exceeds `after`. Fails at
+        once if a cell shows an error.
         """
 
         def done():
             cells = self.cells()
-            wrong = {
-                cell["number"]: cell["complaints"]
-                for cell in cells
-                if cell["complaints"]
+            failed = {
+                cell["number"]: cell["errors"] for cell in cells if cell["errors"]
             }
-            assert not wrong, f"cells show errors: {wrong}"
+            assert not failed, f"cells show errors: {failed}"
             counts = [
                 re.fullmatch(r"\[(\d+)\]:", cell["prompt"])
                 for cell in cells
                 if cell["code"] and cell["section"] in sections and not cell["folded"]
-            ]  # a folded cell shows no count
-            idle = self.browser.find_elements(
-                By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
-            )
-            return (
-                cells
-                if idle and all(count and int(count[1]) > after for count in counts)
-                else None
-            )
+            ]  # a collapsed cell shows no count
+            is_idle = self.browser.find_elements(By.CSS_SELECTOR, IDLE)
+            is_done = all(count and int(count[1]) > after for count in counts)
+            return cells if is_idle and is_done else None
 
         return self.wait(done, f"the cells of sections {sections} have run", seconds)
 
-    def picture(self, name):
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        self.browser.save_screenshot(str(PICTURES / f"{name}.png"))
+    def take_screenshot(self, name):
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.browser.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
 
-    def album(self, theme):
-        """Leave a screenshot of the beginning of each section and one of each figure."""
-        shown = {}
+    def take_screenshots(self, theme):
+        """Take a screenshot of the beginning of each section and one of each figure."""
+        numbers = Counter()
         for cell in self.cells():
-            if cell["heading"] and cell["section"] is not None:
-                self.scroll_to(self.element(cell["number"]), "start")
-                self.picture(f"{theme}-{cell['section']:02}")
-            for image in (
-                self.element(cell["number"]).find_elements(
-                    By.CSS_SELECTOR, ".jp-OutputArea img"
-                )
-                if cell["figures"]
-                else []
-            ):
-                shown[cell["section"]] = shown.get(cell["section"], 0) + 1
+            section = cell["section"]
+            element = self.element(cell["number"])
+            if cell["heading"] and section is not None:
+                self.scroll_to(element, "start")
+                self.take_screenshot(f"{theme}-{section:02}")
+            if not cell["figures"]:
+                continue
+            for image in element.find_elements(By.CSS_SELECTOR, ".jp-OutputArea img"):
+                numbers[section] += 1
                 self.scroll_to(image)
-                self.picture(
-                    f"{theme}-{cell['section']:02}-figure-{shown[cell['section']]}"
-                )
+                self.take_screenshot(f"{theme}-{section:02}-figure-{numbers[section]}")
 
 
 @contextlib.contextmanager
 def serve(folder):
-    """Start JupyterLab in a folder, with preferences of its own; yield its address with the notebook open."""
+    """Start JupyterLab in a folder, with its own preferences.
+
+    Yields the process and the folder in which it writes its address.
+    """
     private = folder / ".private"
     for name, values in PREFERENCES.items():
         target = private / f"settings/@jupyterlab/{name}.jupyterlab-settings"
@@ -267,7 +237,7 @@ def serve(folder):
         "--IdentityProvider.token=lab",
     ]
     with (
-        (PICTURES / "jupyterlab.log").open("w") as log,
+        (SCREENSHOTS / "jupyterlab.log").open("w") as log,
         subprocess.Popen(
             command,
             cwd=folder,
@@ -290,9 +260,9 @@ def serve(folder):
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    """The notebook, alone in a folder with a few phantoms, open in JupyterLab in Chromium."""
-    shutil.rmtree(PICTURES, ignore_errors=True)
-    PICTURES.mkdir(parents=True)
+    """The notebook, alone with a few phantoms, open in JupyterLab in Chromium."""
+    shutil.rmtree(SCREENSHOTS, ignore_errors=True)
+    SCREENSHOTS.mkdir(parents=True)
     folder = tmp_path / "empty"
     folder.mkdir()
     shutil.copy(NOTEBOOK, folder)
@@ -317,31 +287,26 @@ def lab(tmp_path, monkeypatch):
         opened = Lab(browser, folder)
 
         def address():
-            assert server.poll() is None, (PICTURES / "jupyterlab.log").read_text()[
-                -2000:
-            ]
-            return next(
-                (
-                    json.loads(path.read_text())["url"]
-                    for path in runtime.glob("jpserver-*.json")
-                    if path.stat().st_size
-                ),
-                None,
-            )
+            log = SCREENSHOTS / "jupyterlab.log"
+            assert server.poll() is None, log.read_text()[-2000:]
+            for path in runtime.glob("jpserver-*.json"):
+                if path.stat().st_size:
+                    return json.loads(path.read_text())["url"]
+            return None
 
         url = opened.wait(address, "JupyterLab has started")
         browser.get(f"{url}lab/tree/{NOTEBOOK.name}?token=lab")
         try:
             yield opened
         finally:
-            opened.picture("last")
+            opened.take_screenshot("last")
 
 
 def test_the_notebook_is_used_in_jupyterlab_as_its_text_says(lab):
-    """Smallest settings typed in, Run All Cells, one setting changed, sections 6, 7 and 9 again."""
+    """Run all cells; change a setting, and run sections 6, 7 and 9 again."""
     sources = lab.sources()
     lab.wait(lambda: len(lab.cells()) == len(sources), "all cells are in the page")
-    lab.find('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    lab.find(IDLE)
     lab.change_settings(SMALLEST | {"DATA_DIR": "phantoms"})
     lab.menu("Run", "Run All Cells")
     cells = lab.finish(0, range(11))
@@ -352,22 +317,18 @@ def test_the_notebook_is_used_in_jupyterlab_as_its_text_says(lab):
         for number, cell in enumerate(book)
         if cell["metadata"].get("jupyter", {}).get("source_hidden")
     ]
-    assert (
-        folded
-        and [cell["number"] for cell in cells if cell["code"] and cell["folded"]]
-        == folded
-    )
-    figures = {cell["section"]: 0 for cell in cells}
+    shown_folded = [cell["number"] for cell in cells if cell["code"] and cell["folded"]]
+    assert folded and shown_folded == folded
+    figures = Counter()
     for cell, source in zip(cells, sources):
         assert all(width > 100 for width in cell["figures"])
         figures[cell["section"]] += len(cell["figures"])
-        if "show_figure(" in source and "def show_figure" not in source:
-            assert cell["figures"] or "if " in source, f"no figure under: {source}"
-    assert sum(figures.values()) == len(
-        list((lab.folder / "outputs/figures").glob("*.png"))
-    )
+        if re.search(r"^show\(", source, re.MULTILINE):
+            assert cell["figures"], f"no figure under: {source}"
+    saved = list((lab.folder / "outputs/figures").glob("*.png"))
+    assert sum(figures.values()) == len(saved)
     assert all(figures[section] for section in (3, 6, 7, 8, 9)), figures
-    lab.album("light")
+    lab.take_screenshots("light")
 
     count = max(
         int(cell["prompt"].strip("[]:"))
@@ -375,33 +336,28 @@ def test_the_notebook_is_used_in_jupyterlab_as_its_text_says(lab):
         if cell["code"] and not cell["folded"]
     )
     lab.change_settings({"RUN_NAME": "slower", "LEARNING_RATE": 0.0005})
-    ActionChains(lab.browser).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(
-        Keys.SHIFT
-    ).perform()
+    run_cell = lab.act().key_down(Keys.SHIFT).send_keys(Keys.ENTER)
+    run_cell.key_up(Keys.SHIFT).perform()
     lab.select_sections(6, 7)
     lab.menu("Run", "Run Selected Cells")
     lab.finish(count, (6, 7))
     lab.select_sections(9, 9)
     lab.menu("Run", "Run Selected Cells")
     cells = lab.finish(count, (6, 7, 9))
-    told = "".join(cell["text"] for cell in cells if cell["section"] == 9)
-    assert "slower" in told and "reference" in told
+    text = "".join(cell["text"] for cell in cells if cell["section"] == 9)
+    assert "slower" in text and "reference" in text
+    again = Counter()
+    for cell in cells:
+        again[cell["section"]] += len(cell["figures"])
     for section in (6, 7, 9):
-        assert (
-            sum(len(cell["figures"]) for cell in cells if cell["section"] == section)
-            == figures[section]
-        )
-    metrics = json.loads((lab.folder / "outputs/metrics.json").read_text())
-    assert (
-        metrics["run"] == "slower"
-        and metrics["settings"]["LEARNING_RATE"] == 0.0005
-        and metrics["data"] == "phantom"
-    )
+        assert again[section] == figures[section]
+    report = json.loads((lab.folder / "outputs/metrics.json").read_text())
+    assert report["run"] == "slower" and report["data"] == "phantom"
+    assert report["settings"]["LEARNING_RATE"] == 0.0005
     for run in ("reference", "slower"):
-        assert json.loads((lab.folder / f"outputs/runs/{run}/run.json").read_text())[
-            "validation"
-        ]["auc"]
+        path = lab.folder / f"outputs/runs/{run}/run.json"
+        assert json.loads(path.read_text())["validation"]["auc"]
 
     lab.menu("Settings", "Theme", "JupyterLab Dark")
     lab.find('body[data-jp-theme-light="false"]')
-    lab.album("dark")
+    lab.take_screenshots("dark")

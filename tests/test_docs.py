@@ -1,4 +1,4 @@
-"""The copy to read: no older than its sources, and without a trace of its machine."""
+"""The copy to read: up to date, and without traces of the machine that made it."""
 
 import base64
 import io
@@ -46,16 +46,16 @@ def test_the_copy_is_no_older_than_its_sources(copy):
     notebook = nbformat.read(run.NOTEBOOK, as_version=4)
     assert docs.is_fresh(copy, notebook), (
         "docs/tutorial.ipynb shows the outputs of other code: run `make docs` (some "
-        "minutes), and commit what it writes"
+        "minutes), and commit the result"
     )
     refreshed = build.render(docs.refresh_text(copy, notebook))
     assert docs.COPY.read_text(encoding="utf-8") == refreshed, (
-        "docs/tutorial.ipynb has an older text: run `make docs` (nothing is run "
-        "again), and commit what it writes"
+        "docs/tutorial.ipynb has an older text: run `make docs` (the notebook is not "
+        "run again), and commit the result"
     )
 
 
-def test_the_copy_is_whole_and_each_section_shows_what_came_out(copy):
+def test_the_copy_is_complete_and_each_section_has_outputs(copy):
     nbformat.validate(copy)
     sections = []
     for cell in copy.cells:
@@ -67,10 +67,8 @@ def test_the_copy_is_whole_and_each_section_shows_what_came_out(copy):
     assert sections and all(map(find_outputs, sections))
     outputs = find_outputs(copy.cells)
     assert not [output for output in outputs if output.output_type == "error"]
-    assert not [
-        kind for one in outputs for kind in one.get("data", ()) if "widget" in kind
-    ]
-    assert [one for one in outputs if "image/png" in one.get("data", ())]
+    kinds = [kind for output in outputs for kind in output.get("data", ())]
+    assert "image/png" in kinds and not [kind for kind in kinds if "widget" in kind]
 
 
 def test_the_copy_shows_phantoms_and_says_where_the_notebook_is(copy):
@@ -233,9 +231,8 @@ def test_a_change_in_the_text_refreshes_the_copy_without_a_run(place):
     second = nbformat.read(docs.COPY, as_version=4)
     assert place["runs"] == 1
     assert second.cells[1].source.startswith("# Two lungs, seen")
-    assert (
-        "Show, once." in second.cells[-1].source and "# all" in second.cells[-1].source
-    )
+    last = second.cells[-1].source
+    assert "Show, once." in last and "# all" in last
     assert find_outputs(second.cells) == find_outputs(first.cells)
 
 
@@ -249,8 +246,10 @@ def test_a_change_in_the_code_runs_the_notebook_again(place, old, new):
     assert place["runs"] == 2
 
 
-def test_pictures_of_patients_are_refused(place):
+def test_images_of_patients_are_refused(place):
     place["data"] = "chest-xray-pneumonia"
-    with pytest.raises(SystemExit, match="data/phantoms/chest_xray holds no phantoms"):
+    with pytest.raises(
+        SystemExit, match="data/phantoms/chest_xray contains no phantoms"
+    ):
         docs.main()
     assert not docs.COPY.exists()

@@ -1,6 +1,6 @@
-"""`make` finds a Python, installs, and hands over what was typed.
+"""`make` finds a Python, installs, and passes settings on.
 
-In a folder whose programs only write down how they were called.
+These tests use a folder whose programs only record how they were called.
 """
 
 import json
@@ -22,7 +22,7 @@ if "-I" not in sys.argv and "-m" not in sys.argv:
 
 
 def write_program(path, source):
-    """Leave a program that runs this source, whose folder may have an odd name."""
+    """Write a program that runs this source, also in a folder with an odd name."""
     path.with_suffix(".source").write_text(source, encoding="utf-8")
     path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$0.source" "$@"\n')
     path.chmod(0o755)
@@ -46,7 +46,7 @@ def workshop(tmp_path, monkeypatch):
 
 
 def call_make(folder, *words):
-    """Run make in a folder; return what it printed, and how the last program was called."""
+    """Run make in a folder; return its output, and how the last program was called."""
     command = ["make", "--silent", *words]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False
@@ -65,7 +65,7 @@ def test_paths_and_names_arrive_as_they_were_typed(workshop, value):
     assert called["words"][-2:] == ["--", value]
 
 
-def test_without_a_word_make_hands_over_nothing(workshop):
+def test_without_settings_make_passes_nothing(workshop):
     assert call_make(workshop, "run") == (
         "",
         {"words": ["tools/run.py"], "given": {}},
@@ -74,19 +74,19 @@ def test_without_a_word_make_hands_over_nothing(workshop):
     assert called["words"][-2:] == ["--", "data/chest_xray/test"]
 
 
-def test_a_setting_before_the_command_is_heeded_and_said(workshop, monkeypatch):
+def test_a_setting_before_the_command_is_used_and_printed(workshop, monkeypatch):
     monkeypatch.setenv("EPOCHS", "3")
     monkeypatch.setenv("DATA_DIR", "/x/archive (1)")
-    monkeypatch.setenv("EPOCH", "4")  # no setting, and none of make's business
-    told, called = call_make(workshop, "run", "DATA_DIR=/typed")
+    monkeypatch.setenv("EPOCH", "4")  # not a setting
+    printed, called = call_make(workshop, "run", "DATA_DIR=/typed")
     assert called["given"] == {"EPOCHS": "3", "DATA_DIR": "/typed"}
-    assert told == "From the environment: EPOCHS=3\n"
+    assert printed == "From the environment: EPOCHS=3\n"
 
 
-def test_what_make_hands_over_is_read_as_settings(monkeypatch):
-    handed = {"EPOCHS": "3", "DATA_DIR": "/x/archive (1)", "RUN_NAME": "7"}
+def test_what_make_passes_is_read_as_settings(monkeypatch):
+    passed = {"EPOCHS": "3", "DATA_DIR": "/x/archive (1)", "RUN_NAME": "7"}
     monkeypatch.setattr("sys.argv", ["run.py"])
-    for name, value in {**handed, "CXR_GIVEN": " ".join(handed)}.items():
+    for name, value in {**passed, "CXR_GIVEN": " ".join(passed)}.items():
         monkeypatch.setenv(name, value)
     settings = run.read_settings()
     assert settings.pop("OUTPUT_DIR") == str(ROOT / "outputs")
@@ -94,7 +94,7 @@ def test_what_make_hands_over_is_read_as_settings(monkeypatch):
 
 
 def make_python(path, version, ensurepip=True):
-    """Leave a program that plays a Python of this version, as far as make asks."""
+    """Write a program that imitates a Python of this version, as far as make asks."""
     write_program(
         path,
         f"""import os, shutil, sys
@@ -122,8 +122,8 @@ def install(folder, **variables):
     )
 
 
-def test_the_python_that_is_named_is_the_one_that_installs(workshop):
-    """uv cannot be had here: pip installs."""
+def test_the_named_python_installs(workshop):
+    """uv cannot be installed here, so pip is used."""
     shutil.rmtree(workshop / ".venv")
     make_python(workshop / "my python (3)", 0x30C0000)
     done = install(workshop, PYTHON=workshop / "my python (3)")
@@ -147,7 +147,7 @@ def test_a_python_that_does_not_fit_is_refused_in_a_sentence(
     done = install(workshop, PYTHON=workshop / "other")
     assert done.returncode != 0
     assert done.stdout.startswith(
-        f"PYTHON={workshop / 'other'} does not fit. Needed is CPython 3.10 to 3.13"
+        f"PYTHON={workshop / 'other'} cannot be used. Required: CPython 3.10 to 3.13"
     )
     assert "Installing" not in done.stdout and not (workshop / ".venv").exists()
 

@@ -1,4 +1,4 @@
-"""What is read first: commands and links work; the French README has the same figures."""
+"""The texts: commands and links work; the French README has the same numbers."""
 
 import re
 from collections import Counter

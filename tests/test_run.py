@@ -1,4 +1,4 @@
-"""`make run`: settings, what is printed, the page, interruptions, one run in a folder.
+"""`make run`: settings, printed text, the page, interruptions, one run in a folder.
 
 The notebooks that run here are small; test_notebook.py runs the project's own.
 """
@@ -21,7 +21,7 @@ from conftest import ROOT, command_to_run
 # Settings
 
 
-def test_settings_are_read_as_numbers_words_and_folders(tmp_path, monkeypatch):
+def test_settings_are_read_as_literals_texts_and_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["EPOCHS=3", "LEARNING_RATE=1e-4", "RUN_NAME=7", "AUGMENT=False"]
     words += ["IMAGE_SIZE=None", "DATA_DIR=a b", "PRESET=full"]
@@ -63,12 +63,12 @@ def test_a_folder_may_begin_with_a_tilde_or_be_left_out(monkeypatch):
         ("DATA_DIR=/x/\udcff", r"DATA_DIR is b'/x/\xff', which is not UTF-8"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused_by_name(word, reason):
+def test_an_invalid_setting_is_refused_by_name(word, reason):
     with pytest.raises(SystemExit, match=re.escape(f"make run: {reason}")):
         run.parse_settings([word])
 
 
-def test_without_its_environment_the_script_says_what_to_type():
+def test_outside_its_environment_the_script_names_the_command():
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-S", str(ROOT / "tools/run.py")],  # -S: no site-packages
@@ -82,12 +82,12 @@ def test_without_its_environment_the_script_says_what_to_type():
     assert "has no package" in done.stderr and "type `make run`" in done.stderr
 
 
-# The page and the closing words
+# The page and the closing summary
 
 
 @pytest.fixture
 def executed(tmp_path):
-    """A small executed notebook with a badge, a figure, folded code and a bar."""
+    """A small executed notebook with a badge, a figure, collapsed code and a bar."""
     png = (
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAA"
         "ABJRU5ErkJggg=="
@@ -129,7 +129,7 @@ def test_the_page_shows_the_lesson_needs_no_network_and_fits_a_phone(executed):
 
 @contextlib.contextmanager
 def limit_file_size(size):
-    """Let no file become larger, as on a disk that is full."""
+    """Limit the size of files, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -154,24 +154,24 @@ def test_a_disk_that_fills_while_the_page_is_written_leaves_the_old_one(executed
         (
             "chest-xray-pneumonia",
             True,
-            "the chest X-ray set (10 images to learn from and validate on, 4 for test)",
+            "the chest X-ray set (8 training, 2 validation and 4 test images)",
         ),
     ],
 )
-def test_the_closing_words_name_the_data_and_the_uncertainty(
+def test_the_closing_summary_names_the_data_and_the_uncertainty(
     tmp_path, data, official, words
 ):
     report = make_report(data=data, official_split=official)
     report["test"]["auc"] = {"value": None, "low": None, "high": None}
     (tmp_path / "metrics.json").write_text(json.dumps(report))
-    told = run.describe_outcome(tmp_path, 90)
-    assert words in told and "1.5 minutes" in told
-    assert "accuracy 0.900 [0.800–0.950], AUC not measurable" in told
+    summary = run.describe_outcome(tmp_path, 90)
+    assert words in summary and "1.5 minutes" in summary
+    assert "accuracy 0.900 [0.800–0.950], AUC not measurable" in summary
 
 
 def make_report(**changed):
-    """Return what the notebook writes into metrics.json, as far as run.py reads it."""
-    scores = ("accuracy", "auc", "sensitivity", "specificity")
+    """Return the part of metrics.json that run.py reads."""
+    metrics = ("accuracy", "auc", "sensitivity", "specificity")
     report = {
         "data": "phantom",
         "official_split": False,
@@ -181,7 +181,7 @@ def make_report(**changed):
             "val": {"NORMAL": 1, "PNEUMONIA": 1},
             "test": {"NORMAL": 2, "PNEUMONIA": 2},
         },
-        "test": {name: {"value": 0.9, "low": 0.8, "high": 0.95} for name in scores},
+        "test": {name: {"value": 0.9, "low": 0.8, "high": 0.95} for name in metrics},
     }
     return report | changed
 
@@ -189,13 +189,12 @@ def make_report(**changed):
 # Whole runs, of a notebook that is small
 
 INTERRUPTED = (
-    "\nmake run: interrupted. The same command goes on where this one stopped, "
-    "after the last finished epoch of a training.\n"
+    "\nmake run: interrupted. The same command resumes after the last finished epoch.\n"
 )
 
 
 def write_notebook(folder, source):
-    """Write a notebook that does `source`, and reports its run's name as the device."""
+    """Write a notebook that runs `source`, and reports RUN_NAME as the device."""
     settings = 'RUN_NAME = "reference"\nOUTPUT_DIR = ""'
     end = f"""import json, pathlib
 report = {make_report()!r} | {{"device": RUN_NAME}}
@@ -228,10 +227,8 @@ def finish(process):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_one_sentence_and_the_same_command_goes_on(
-    tmp_path, number
-):
-    """When the sentence is there, the kernel is gone."""
+def test_an_interrupted_run_ends_in_one_sentence_and_can_be_resumed(tmp_path, number):
+    """The kernel has ended before the sentence appears."""
     write_notebook(
         tmp_path,
         """print(os.environ["CXR_HEADLESS"], os.getpid(), flush=True)
@@ -257,7 +254,7 @@ if not os.path.exists(kept):
         assert (tmp_path / "out/small.html").exists()
 
 
-def test_of_two_runs_in_one_folder_the_second_waits_and_each_tells_its_own_results(
+def test_of_two_runs_in_one_folder_the_second_waits_and_each_reports_its_own_results(
     tmp_path,
 ):
     write_notebook(
@@ -270,11 +267,11 @@ while not os.path.exists(os.path.join(os.path.dirname(OUTPUT_DIR), "go")):
     first = begin(tmp_path, f"OUTPUT_DIR={out}", "RUN_NAME=first")
     assert first.stdout.readline() == "in\n"
     second = begin(tmp_path, f"OUTPUT_DIR={out}/.", "RUN_NAME=second")
-    told = second.stdout.readline()
-    assert f"running the notebook into {out}" in told and "waiting" in told
+    line = second.stdout.readline()
+    assert f"running the notebook into {out}" in line and "waiting" in line
     third = begin(tmp_path, f"OUTPUT_DIR={out}")
-    assert third.stdout.readline() == told
-    third.send_signal(signal.SIGINT)  # who does not want to wait
+    assert third.stdout.readline() == line
+    third.send_signal(signal.SIGINT)  # a waiting run can be interrupted
     assert finish(third) == (130, "", INTERRUPTED)
     (tmp_path / "go").touch()
     returned, printed, _ = finish(first)
@@ -283,29 +280,15 @@ while not os.path.exists(os.path.join(os.path.dirname(OUTPUT_DIR), "go")):
     assert returned == 0 and printed.startswith("in\n") and "on second." in printed
 
 
-def test_a_kernel_that_dies_is_one_sentence_with_advice(tmp_path):
-    write_notebook(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
-    returned, out, errors = finish(begin(tmp_path, f"OUTPUT_DIR={tmp_path / 'out'}"))
-    assert returned == 1 and out.strip() == ""
-    assert len(errors.strip().splitlines()) == 1
-    assert "the kernel died" in errors and "smaller IMAGE_SIZE or BATCH_SIZE" in errors
-    assert f"{tmp_path}/out/small.unfinished.ipynb" in errors
-
-
-def test_an_error_in_the_notebook_is_one_sentence(tmp_path):
-    write_notebook(tmp_path, "raise ValueError('no lungs')")
-    returned, out, errors = finish(begin(tmp_path, f"OUTPUT_DIR={tmp_path / 'out'}"))
-    assert returned == 1 and out.strip() == ""
-    assert "make run: stopped with ValueError: no lungs\n" in errors
-    assert "Traceback" not in errors
-    assert not (tmp_path / "out/small.html").exists()
-
-
 @pytest.fixture
 def fail_in_process(monkeypatch):
-    """Return a function that calls run.main() here and returns what it exits with."""
+    """Return a function that calls run.main() here and returns its last message.
 
-    def call(folder):
+    Python prints this message to stderr, and exits with 1.
+    """
+
+    def call(folder, notebook=run.NOTEBOOK):
+        monkeypatch.setattr("run.NOTEBOOK", notebook)
         monkeypatch.setattr("sys.argv", ["run.py", f"OUTPUT_DIR={folder}"])
         monkeypatch.setattr("run.signal.signal", lambda *_: None)
         with pytest.raises(SystemExit) as caught:
@@ -315,6 +298,28 @@ def fail_in_process(monkeypatch):
     return call
 
 
+def test_a_kernel_that_dies_ends_the_run_with_advice(fail_in_process, tmp_path, capsys):
+    write_notebook(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    message = fail_in_process(tmp_path / "out", tmp_path / "small.ipynb")
+    assert "make run: the kernel died" in message and "\n" not in message
+    assert "smaller IMAGE_SIZE or BATCH_SIZE" in message
+    assert f"{tmp_path}/out/small.unfinished.ipynb" in message
+    printed = capsys.readouterr()
+    assert printed.out.strip() == printed.err == ""
+
+
+def test_an_error_in_the_notebook_ends_the_run_with_its_message(
+    fail_in_process, tmp_path, capsys
+):
+    write_notebook(tmp_path, "raise ValueError('no lungs')")
+    message = fail_in_process(tmp_path / "out", tmp_path / "small.ipynb")
+    assert message.startswith("make run: stopped with ValueError: no lungs\n")
+    assert "Traceback" not in message
+    printed = capsys.readouterr()
+    assert printed.out.strip() == printed.err == ""
+    assert not (tmp_path / "out/small.html").exists()
+
+
 @pytest.mark.parametrize(
     ("folder", "reason"),
     [
@@ -322,11 +327,9 @@ def fail_in_process(monkeypatch):
         ("/dev/null", "File exists"),
     ],
 )
-def test_a_folder_that_cannot_be_written_is_one_sentence(
-    fail_in_process, folder, reason
-):
-    said = fail_in_process(folder)
-    assert said == (
+def test_a_folder_that_cannot_be_written_is_named(fail_in_process, folder, reason):
+    message = fail_in_process(folder)
+    assert message == (
         f"make run: OUTPUT_DIR {folder} cannot be written ({reason}): "
         "choose another folder."
     )
@@ -339,7 +342,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(
         (errno.EROFS, "cannot be written (Read-only file system): choose another"),
     ],
 )
-def test_a_disk_that_fails_in_the_middle_of_a_run_is_one_sentence(
+def test_a_disk_that_fails_during_a_run_is_named(
     fail_in_process, tmp_path, monkeypatch, number, reason
 ):
     def fail(*arguments, **options):
@@ -349,7 +352,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_run_is_one_sentence(
     assert f"make run: {tmp_path} {reason}" in fail_in_process(tmp_path)
 
 
-# What is printed
+# Printed text
 
 BAR = r"""for percent in range(500):
     print(f"\rLoading: {percent / 5:.0f}%", end="", flush=True)
@@ -357,7 +360,7 @@ print("\rLoading: 100%\nloaded – 肺")"""
 
 
 def test_in_a_log_a_bar_is_one_line_and_a_character_may_be_missing(tmp_path):
-    """Papermill would fill in the braces of the folder, and no shell reads the name."""
+    """Braces in the folder are not formatted, and no shell interprets the name."""
     name = "ö \"'\\$(x)"
     folder = tmp_path / "ö {RUN_NAME} {0}"
     write_notebook(tmp_path, BAR)
@@ -374,18 +377,17 @@ def test_in_a_log_a_bar_is_one_line_and_a_character_may_be_missing(tmp_path):
 
 def test_in_a_terminal_a_progress_bar_moves(tmp_path):
     """The notebook may lock the folder for its cache; the run does not wait for it."""
-    lock = "from pathlib import Path\nfrom cxr.storage import lock_folder"
-    write_notebook(
-        tmp_path, f"{lock}\nwith lock_folder(Path(OUTPUT_DIR), 'x'): 1\n{BAR}"
-    )
-    ours, theirs = os.openpty()
-    process = begin(tmp_path, f"OUTPUT_DIR={tmp_path}", stdout=theirs)
-    os.close(theirs)
+    imports = "from pathlib import Path\nfrom cxr.storage import lock_folder"
+    lock = "with lock_folder(Path(OUTPUT_DIR), 'x'): 1"
+    write_notebook(tmp_path, f"{imports}\n{lock}\n{BAR}")
+    terminal, child_end = os.openpty()
+    process = begin(tmp_path, f"OUTPUT_DIR={tmp_path}", stdout=child_end)
+    os.close(child_end)
     text = b""
     while b"in a browser" not in text:
-        text += os.read(ours, 65536)
+        text += os.read(terminal, 65536)
     assert process.wait() == 0
-    os.close(ours)
+    os.close(terminal)
     assert text.count(b"\rLoading") > 10 and b"waiting" not in text
 
 
@@ -398,8 +400,8 @@ def test_output_that_cannot_be_written_ends_the_run_with_one_sentence(tmp_path):
     assert "output cannot be written (No space left on device)" in errors
 
 
-class Sent:
-    """A stream that is no terminal, and what was written to it."""
+class RecordingStream:
+    """A stream that is not a terminal, and records the text written to it."""
 
     def __init__(self):
         self.text = []
@@ -414,8 +416,9 @@ class Sent:
         self.text.append(text)
 
 
-def test_a_bar_that_takes_long_is_a_line_a_minute_and_its_end_is_not_lost(monkeypatch):
-    seconds, stream = [0], Sent()
+def test_a_slow_bar_is_one_line_a_minute_and_its_end_is_not_lost(monkeypatch):
+    seconds = [0]
+    stream = RecordingStream()
     monkeypatch.setattr("run.time.monotonic", lambda: seconds[0])
     log = run.Log(stream)
     for seconds[0] in range(0, 150, 10):

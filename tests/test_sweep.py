@@ -1,4 +1,4 @@
-"""The sweep: which code it runs, on which images, and which differences are significant."""
+"""The sweep: which code it runs, on which images, and what is significant."""
 
 import re
 

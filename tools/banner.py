@@ -3,7 +3,7 @@
 
     python tools/banner.py outputs/banner
 
-Real radiographs are refused: no picture of a patient is part of this repository.
+Real radiographs are refused: no image of a patient is part of this repository.
 """
 
 import argparse
@@ -28,22 +28,22 @@ WARNING = "PHANTOM radiographs: drawn by this project, they show no patient"
 
 
 def choose_images(predictions, threshold):
-    """Return rows of a table: one right prediction of each finding, and one error."""
+    """Return rows of predictions: a correct one of each finding, and an error."""
     finding = predictions.path.str.extract("_(bacteria|virus)_")[0].fillna("normal")
-    is_right = (predictions.probability >= threshold) == (predictions.label == 1)
-    table = predictions.assign(finding=finding.where(is_right, "error"))
+    is_correct = (predictions.probability >= threshold) == (predictions.label == 1)
+    table = predictions.assign(finding=finding.where(is_correct, "error"))
     return table.drop_duplicates("finding").sort_values("finding")
 
 
 def read_phantoms(report, paths):
-    """Return images of the size that the network takes; exit if one is no phantom."""
+    """Return the images at the network's input size; exit if one is no phantom."""
     folder = Path(report["settings"]["DATA_DIR"])
     for path in paths:
         is_marked = Phantom.mark in (folder / path).read_bytes()[:200]
         if report["data"] != "phantom" or not is_marked:
             sys.exit(
-                f"banner.py: {folder / path} is not a phantom, and no picture of a "
-                "patient belongs in the repository: run on phantoms."
+                f"banner.py: {folder / path} is not a phantom, and no image of a "
+                "patient belongs in the repository: use a run on phantoms."
             )
     size = report["settings"]["IMAGE_SIZE"]
     return np.stack([read_image(folder / path, size)[0] for path in paths])
@@ -59,7 +59,7 @@ def show_image(axis, image, title="", heat=None):
 
 
 def draw_banner(images, heat, captions, predictions, history):
-    """Return the README's figure: images above heat maps, loss and ROC curve."""
+    """Return the README's figure: images, heat maps, loss and ROC curve."""
     count = len(images)
     figure = plt.figure(figsize=(1.6 * count + 6, 3.5), dpi=150, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.6 * count, 6))
@@ -82,7 +82,7 @@ def draw_banner(images, heat, captions, predictions, history):
 
 
 def draw_first_screen(image, heat, probability):
-    """Return the notebook's first figure: an image, and the map of its prediction."""
+    """Return the notebook's first figure: an image and its heat map."""
     figure, axes = plt.subplots(1, 2, figsize=(4.8, 3), dpi=100, layout="constrained")
     show_image(axes[0], image, "radiograph")
     show_image(axes[1], image, f"P(pneumonia) = {probability:.2f}", heat)
@@ -91,10 +91,10 @@ def draw_first_screen(image, heat, probability):
 
 
 def save(figure, path, colors):
-    """Write a figure as a PNG file of few colors, a third of the bytes."""
-    whole = io.BytesIO()
-    figure.savefig(whole)
-    image = Image.open(whole).convert("RGB")
+    """Write a figure as a PNG file with few colors, a third of the bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    image = Image.open(buffer).convert("RGB")
     image.quantize(colors, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 

@@ -1,6 +1,6 @@
-"""Builds the notebook from its text and the package: `make notebook`.
+"""Build the notebook from its text and the package: `make notebook`.
 
-With --check nothing is written; it fails where the committed notebook is stale.
+With --check nothing is written; it fails if the committed notebook is stale.
 
 The text is a script in jupytext's percent format. In it, an import from the package, at
 the top level of a cell and with one of three comments, places code of the package:
@@ -14,11 +14,11 @@ modules import from elsewhere. The first code cell of a section is a folded one,
 begins with a check that section 0 has run.
 
 All cells of a notebook share one namespace, so the builder refuses a second meaning of
-a name. Then ruff reads the built notebook. It finds a name that is defined nowhere, one
-that is needed at once (at the top level, in a decorator, default, base class or type
-hint) but defined only later, and an import of the package. It does not find a function
-that is called before something that its body uses has been defined. The tests that run
-the notebook alone do.
+a name. Then ruff checks the built notebook. It finds a name that is defined nowhere,
+one that is needed at once (at the top level, in a decorator, default, base class or
+type hint) but defined only later, and an import of the package. It does not find a
+function that is called before a name in its body is defined. The tests that run the
+notebook alone do.
 """
 
 import argparse
@@ -33,8 +33,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jupytext
-import nbformat
+# jsonschema would import this parser of URIs, which takes seconds and is not needed.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+import jupytext  # noqa: E402
+import nbformat  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = ROOT / "notebooks/chest_xray_pneumonia.py"
@@ -44,7 +46,7 @@ PACKAGE = ROOT / "cxr"
 PERCENT = {"extension": ".py", "format_name": "percent", "comment_magics": False}
 ALL_IMPORTS = "# imports of the package"
 DIRECTIVE = re.compile(r"#\s*(show|fold|again)\b")
-PICTURE_LIMIT = 18_000  # bytes of a picture: its cell stays one that can be edited
+IMAGE_LIMIT = 18_000  # bytes of an embedded image: its cell can still be edited
 MAIN_GUARD = "if __name__ == '__main__':"
 DEFINITIONS = (
     ast.FunctionDef,
@@ -78,12 +80,12 @@ METADATA = {
 
 
 class BuildError(Exception):
-    """The sources cannot become a notebook; the message says which name, and where."""
+    """The notebook cannot be built; the message gives the name, and where it is."""
 
 
 @dataclass
 class Module:
-    """A file of the package, cut into what the notebook needs of it."""
+    """A file of the package, split into the parts that the notebook needs."""
 
     file: str
     summary: str
@@ -114,7 +116,7 @@ def imported_module(statement):
 
 
 def list_imports(statement):
-    """Return (name, what it means, a statement that imports it alone) of an import."""
+    """Return (name, its meaning, a statement that imports only it) for an import."""
     found = []
     for alias in statement.names:
         if isinstance(statement, ast.ImportFrom):
@@ -129,11 +131,11 @@ def list_imports(statement):
 def bound_names(code):
     """Return the names that code binds at its top level, as Python compiles it."""
     instructions = dis.get_instructions(compile(code, "code", "exec"))
-    return {each.argval for each in instructions if each.opname == "STORE_NAME"}
+    return {step.argval for step in instructions if step.opname == "STORE_NAME"}
 
 
 def claim(meanings, name, meaning):
-    """Note what a name means in the notebook; refuse a second meaning."""
+    """Record the meaning of a name in the notebook; refuse a second one."""
     if meanings.setdefault(name, meaning) != meaning:
         raise BuildError(f"{name} has two meanings: {meanings[name]}; {meaning}")
 
@@ -142,16 +144,18 @@ def claim(meanings, name, meaning):
 
 
 def read_module(path, meanings):
-    """Cut a file of the package: its imports from elsewhere, its definitions.
+    """Split a file of the package into its external imports and its definitions.
 
-    A definition has the comments above it; the module's command, `main`, is left out.
+    A definition includes the comments above it; the command `main` is left out.
     """
-    package, file = path.parent.name, f"{path.parent.name}/{path.name}"
+    package = path.parent.name
+    file = f"{package}/{path.name}"
     source = path.read_text(encoding="utf-8")
-    lines, tree = source.split("\n"), ast.parse(source, file)
+    lines = source.split("\n")
+    tree = ast.parse(source, file)
     document = " ".join((ast.get_docstring(tree) or "").split())
     if not document:
-        raise BuildError(f"{file}: a docstring has to say what may live in it")
+        raise BuildError(f"{file}: the docstring that gives the topic is missing")
     module = Module(file, re.split(r"\.(?: |$)", document)[0])
     end = tree.body[0].end_lineno
     for statement in tree.body[1:]:
@@ -192,7 +196,8 @@ def read_package(path):
 def read_cells(text_path=TEXT):
     """Return [(cell, number of its first line in the text)]."""
     text = Path(text_path).read_text(encoding="utf-8")
-    position, cells = 0, []
+    position = 0
+    cells = []
     for cell in jupytext.reads(text, fmt=PERCENT).cells:
         if cell.cell_type == "code":
             position = max(position, text.find("\n" + cell.source, position) + 1)
@@ -201,7 +206,7 @@ def read_cells(text_path=TEXT):
 
 
 def parse(source, line, file):
-    """Return the tree of a cell, with the line numbers that the file has."""
+    """Return the syntax tree of a cell, with the line numbers of the file."""
     return ast.parse("\n" * (line - 1) + source, file)
 
 
@@ -219,14 +224,16 @@ def read_settings(text_path=TEXT):
             except (AttributeError, ValueError) as error:
                 raise BuildError(f"{where}: a setting is NAME = literal") from error
             if name in found:
-                raise BuildError(f"{where}: the setting {name} is set above, too")
+                raise BuildError(f"{where}: the setting {name} is already set above")
             found[name] = value
     return found
 
 
 def split_cell(source, line, file, package):
-    """Return the parts of a code cell, in their order; its first line is `line`."""
-    lines, parts, start = source.split("\n"), [], line
+    """Return the parts of a code cell, in order; its first line is `line`."""
+    lines = source.split("\n")
+    parts = []
+    start = line
     for statement in parse(source, line, file).body:
         root, _, module = imported_module(statement).partition(".")
         word = DIRECTIVE.search(lines[statement.lineno - line])
@@ -242,29 +249,30 @@ def split_cell(source, line, file, package):
     return [part for part in parts if part.kind != "code" or part.source.strip()]
 
 
-def embed_pictures(source, folder):
-    """Return Markdown with the PNG files that it names inside it, as base64.
+def embed_images(source, folder):
+    """Return Markdown in which links to PNG files are replaced by their base64 content.
 
-    Colab has nothing but the notebook, and ignores attachments.
+    Colab has no file but the notebook, and ignores attachments.
     """
 
-    def embed(found):
-        picture = Path(folder, found[2])
-        if not picture.is_file() or picture.stat().st_size > PICTURE_LIMIT:
-            size = f"{PICTURE_LIMIT:,} bytes"
-            raise BuildError(f"the picture {found[2]} is missing, or exceeds {size}")
-        encoded = base64.b64encode(picture.read_bytes()).decode()
-        return f"![{found[1]}](data:image/png;base64,{encoded})"
+    def embed(match):
+        image = Path(folder, match[2])
+        if not image.is_file() or image.stat().st_size > IMAGE_LIMIT:
+            limit = f"{IMAGE_LIMIT:,} bytes"
+            raise BuildError(f"the image {match[2]} is missing, or exceeds {limit}")
+        encoded = base64.b64encode(image.read_bytes()).decode()
+        return f"![{match[1]}](data:image/png;base64,{encoded})"
 
     return re.sub(r"!\[([^]]*)\]\(((?!\w+:)[^)\s]+\.png)\)", embed, source)
 
 
 def list_shown(parts, modules):
-    """Return the names that are shown; refuse directives that cannot be followed.
+    """Return the names that are shown; refuse invalid directives.
 
-    What they name has to exist, and each definition is placed once.
+    The names have to exist, and each definition is placed once.
     """
-    shown, folded = [], []
+    shown = []
+    folded = []
     for part in parts:
         if part.module not in modules:
             raise BuildError(f"{part.where}: the package has no module {part.module}")
@@ -273,14 +281,16 @@ def list_shown(parts, modules):
                 file = modules[part.module].file
                 raise BuildError(f"{part.where}: {file} defines no {name}")
         if part.kind == "show":
-            chosen, placed = part.names, shown
+            chosen = part.names
+            placed = shown
         elif part.kind == "fold":
-            chosen, placed = [part.module], folded
+            chosen = [part.module]
+            placed = folded
         else:
             continue
         for name in chosen:
             if name in placed:
-                raise BuildError(f"{part.where}: {name} is placed above already")
+                raise BuildError(f"{part.where}: {name} is already placed above")
             placed.append(name)
     for name, module in modules.items():
         missing = module.definitions.keys() - shown
@@ -304,11 +314,11 @@ def check_meanings(part, meanings):
     for name in sorted(bound_names(part.source) - imported):
         if name in meanings:
             known = meanings[name]
-            raise BuildError(f"{part.where}: code below binds {name} anew, {known}")
+            raise BuildError(f"{part.where}: code below rebinds {name}, {known}")
 
 
 def write_imports(modules, cell):
-    """Return what definitions of the package import, except what the cell does."""
+    """Return the imports of the package, without those that the cell has."""
     present = set()
     for node in ast.walk(ast.parse(cell)):
         if imported_module(node):
@@ -325,7 +335,7 @@ def write_imports(modules, cell):
 
 
 def indent(source):
-    """Return code with four blanks before each line, but not within strings."""
+    """Return code indented by four spaces, except within strings."""
     nodes = list(ast.walk(ast.parse(source)))
     documents = [node.value for node in nodes if isinstance(node, ast.Expr)]
     inside = set()
@@ -340,7 +350,7 @@ def indent(source):
 
 
 def place(part, modules, shown):
-    """Return the code that stands for a directive."""
+    """Return the code that replaces a directive."""
     definitions = modules[part.module].definitions
     if part.kind == "fold":
         rest = [source for name, source in definitions.items() if name not in shown]
@@ -350,8 +360,8 @@ def place(part, modules, shown):
         return "\n\n\n".join(dict.fromkeys(sources))
     blocks = []
     for name, source in zip(part.names, sources):
-        why = "" if blocks else "  # after a restart this section can begin here"
-        blocks.append(f'if "{name}" not in globals():{why}\n{indent(source)}')
+        comment = "" if blocks else "  # after a restart this section can begin here"
+        blocks.append(f'if "{name}" not in globals():{comment}\n{indent(source)}')
     return "\n\n".join(blocks)
 
 
@@ -385,7 +395,9 @@ class CellIds:
     """Names cells by the heading above, so that a new cell renames none elsewhere."""
 
     def __init__(self):
-        self.seen, self.heading, self.number = Counter(), "start", 0
+        self.seen = Counter()
+        self.heading = "start"
+        self.number = 0
 
     def name(self, cell, parts):
         for part in parts:
@@ -399,8 +411,8 @@ class CellIds:
             slug = re.sub(r"[^a-z0-9]+", "-", titles[-1].lower())[:40].strip("-")
             slug = slug or "section"
             self.seen[slug] += 1
-            again = self.seen[slug] > 1
-            self.heading = f"{slug}_{self.seen[slug]}" if again else slug
+            is_repeated = self.seen[slug] > 1
+            self.heading = f"{slug}_{self.seen[slug]}" if is_repeated else slug
             self.number = 0
         self.number += 1
         return f"{self.heading}-{self.number}"
@@ -437,7 +449,7 @@ def list_guards(cells, modules):
 
 
 def check_names(text, package):
-    """Have ruff look for undefined names in the text of a built notebook."""
+    """Check the built notebook with ruff for undefined names."""
     banned = f'lint.flake8-tidy-imports.banned-api."{package}".msg'
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache"]
     ruff += ["--select=F403,F811,F821,TID251", "--output-format=json"]
@@ -451,8 +463,8 @@ def check_names(text, package):
     cells = json.loads(text)["cells"]
     problems = []
     for found in json.loads(done.stdout):
-        cell, row = cells[found["cell"] - 1], found["location"]["row"]
-        line = cell["source"][row - 1].strip()
+        cell = cells[found["cell"] - 1]
+        line = cell["source"][found["location"]["row"] - 1].strip()
         problems.append(f"cell {cell['id']}, `{line}`: {found['message']}")
     if problems:
         raise BuildError("\n".join(problems))
@@ -460,7 +472,8 @@ def check_names(text, package):
 
 def build(text_path=TEXT, package_path=PACKAGE):
     """Return the notebook as an nbformat node, or raise BuildError."""
-    text_path, package = Path(text_path), Path(package_path).name
+    text_path = Path(text_path)
+    package = Path(package_path).name
     file = f"{text_path.parent.name}/{text_path.name}"
     modules, meanings = read_package(package_path)
     cells = []
@@ -475,12 +488,12 @@ def build(text_path=TEXT, package_path=PACKAGE):
         cell.id = ids.name(cell, parts)
         tags = cell.metadata.get("tags", [])
         if unknown := set(tags) - TAGS:
-            raise BuildError(f"{file}: there is no tag {', '.join(unknown)}")
+            raise BuildError(f"{file}: unknown tag {', '.join(unknown)}")
         if cell.cell_type == "code":
             guard = [guards[number]] if number in guards else []
             cell.source = write_code(parts, modules, shown, meanings, guard)
         else:
-            cell.source = embed_pictures(cell.source, text_path.parent)
+            cell.source = embed_images(cell.source, text_path.parent)
         if cell.id.startswith("module-"):
             tags = ["hide-input"]
         folded = FOLDED if "hide-input" in tags else {}
@@ -511,7 +524,8 @@ def main(arguments=None, text_path=TEXT, package_path=PACKAGE):
         action="store_true",
         help="write nothing; exit with 1 if the committed notebook is stale",
     )
-    check, path = parser.parse_args(arguments).check, text_path.with_suffix(".ipynb")
+    check = parser.parse_args(arguments).check
+    path = text_path.with_suffix(".ipynb")
     try:
         wanted = render(build(text_path, package_path)).encode()
     except BuildError as error:

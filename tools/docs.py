@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Make docs/tutorial.ipynb, the copy of the tutorial with outputs: `make docs`.
 
-GitHub shows it. The outputs come from a run on phantoms. Folded code is left out, and
-nothing in the copy tells of the machine that made it. The notebook is only run again
-when its code has changed; a change in the text refreshes the text of the copy.
+GitHub shows this copy. Its outputs are those of a run on phantoms. Collapsed code is
+left out, and so are the paths of the machine that made it. The notebook is run again
+only when its code has changed; otherwise only the text of the copy is refreshed.
 """
 
 import ast
@@ -30,20 +30,20 @@ SETTINGS = {  # relative to the project, as the notebook prints these paths
     "CACHE_DIR": "",
     "PRESET": "quick",
 }
-# Of a figure, at most: half of the bytes, and no visible difference.
+# Limits of a figure: half of the bytes, and no visible difference.
 WIDTH = 900
-COLOURS = 256
+COLORS = 256
 # The first of these that an output has is shown.
 KINDS = ("image/png", "text/html", "text/markdown", "text/latex", "text/plain")
-NOTE = """> **A copy to read, with its pictures.** All radiographs in it are
-> **PHANTOMS**, drawn by this project: they show no patient, and the scores say nothing
-> about patients. Folded code is left out, so this copy does not run. The notebook that
-> runs, on the real radiographs, is
-> [`notebooks/chest_xray_pneumonia.ipynb`](../notebooks/chest_xray_pneumonia.ipynb);
-> what was measured on those is in [`results.md`](results.md)."""
+NOTE = """> **A copy to read, with figures.** All radiographs in it are **PHANTOMS**,
+> drawn by this project: they show no patient, and the scores say nothing about
+> patients. Collapsed code is left out, so this copy cannot be run. Run
+> [`notebooks/chest_xray_pneumonia.ipynb`](../notebooks/chest_xray_pneumonia.ipynb),
+> which uses the real radiographs; the results measured on them are in
+> [`results.md`](results.md)."""
 
 
-# What the copy was made from
+# The code that the copy was made from
 
 
 def describe_code(node):
@@ -52,7 +52,7 @@ def describe_code(node):
     Unlike that of ast.dump, the result is the same in every version of Python.
     """
     if isinstance(node, list):
-        return [describe_code(one) for one in node if not is_docstring(one)]
+        return [describe_code(item) for item in node if not is_docstring(item)]
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = [
@@ -64,13 +64,13 @@ def describe_code(node):
 
 
 def is_docstring(node):
-    """Return whether a statement is a string and nothing else."""
+    """Return whether a statement is only a string."""
     is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return is_constant and isinstance(node.value.value, str)
 
 
-def short_hash(notebook):
-    """Return a digest of the code of a notebook, whatever its text and comments say."""
+def code_hash(notebook):
+    """Return a digest of the code of a notebook, without its text and comments."""
     code = [
         describe_code(ast.parse(cell.source))
         for cell in notebook.cells
@@ -83,11 +83,11 @@ def short_hash(notebook):
 
 
 def shrink_figure(encoded):
-    """Return a PNG, in base64, with at most WIDTH pixels across and COLOURS colors."""
+    """Return a PNG, in base64, at most WIDTH pixels wide and with COLORS colors."""
     figure = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
     figure.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
     figure = figure.quantize(
-        COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
     )
     small = io.BytesIO()
     figure.save(small, "PNG", optimize=True)
@@ -104,7 +104,7 @@ def clean_text(text):
 
 
 def clean_output(output):
-    """Return an output as the copy shows it, or None if nothing of it is left."""
+    """Return an output as the copy shows it, or None if nothing remains."""
     if output.output_type == "error":
         raise ValueError(f"a cell ended with {output.ename}: {output.evalue}")
     if output.output_type == "stream":
@@ -113,7 +113,7 @@ def clean_output(output):
     kind = next((kind for kind in KINDS if kind in output.data), "")
     clean = shrink_figure if kind == "image/png" else clean_text
     data = clean(output.data.get(kind, ""))
-    if not data.strip() or any("widget" in other for other in output.data):
+    if not data.strip() or any("widget" in name for name in output.data):
         return None
     output.data = {kind: data}
     output.metadata = {}
@@ -138,10 +138,10 @@ def collect_outputs(executed):
 
 
 def clean_markdown(source):
-    """Return the text of a cell as it is true of the copy.
+    """Return the text of a cell, adapted to the copy.
 
-    The badge opens the other notebook, and the comment says how that one is made.
-    GitHub shows no pictures that are embedded in the text, only files.
+    The badge and the comment about the build belong to the other notebook. GitHub does
+    not show images that are embedded in the text, so a file replaces them.
     """
     source = re.sub(r"<!--.*?-->\n*", "", source, flags=re.DOTALL)
     source = re.sub(r"\[!\[Open In Colab\].*\n*", "", source)
@@ -151,7 +151,7 @@ def clean_markdown(source):
 def make_copy(notebook, outputs):
     """Return the copy of a notebook, with {number of a code cell: outputs}.
 
-    Folded code is left out, except for its title where it has outputs.
+    Collapsed code is left out, except for its title where it has outputs.
     """
     cells = [nbformat.v4.new_markdown_cell(NOTE, id="a-copy-to-read")]
     number = 0
@@ -177,13 +177,13 @@ def make_copy(notebook, outputs):
     metadata = {
         "kernelspec": build.METADATA["kernelspec"],
         "language_info": {"name": "python"},
-        "sources": {"sha256": short_hash(notebook)},
+        "sources": {"sha256": code_hash(notebook)},
     }
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
 def refresh_text(copy, notebook):
-    """Return the copy with the text and the comments that the notebook has now."""
+    """Return the copy with the present text and comments of the notebook."""
     outputs = {
         cell.execution_count: cell.outputs
         for cell in copy.cells
@@ -193,8 +193,8 @@ def refresh_text(copy, notebook):
 
 
 def is_fresh(copy, notebook):
-    """Return whether a copy shows the outputs of the code that the notebook has now."""
-    return copy.metadata.get("sources", {}).get("sha256") == short_hash(notebook)
+    """Return whether a copy shows the outputs of the notebook's present code."""
+    return copy.metadata.get("sources", {}).get("sha256") == code_hash(notebook)
 
 
 def run_on_phantoms():
@@ -203,14 +203,14 @@ def run_on_phantoms():
         subprocess.run([sys.executable, "-m", "cxr.phantoms"], check=True)
     outputs = Path(SETTINGS["OUTPUT_DIR"])
     if outputs.exists():
-        shutil.rmtree(outputs)  # the notebook would go on with a run that is there
+        shutil.rmtree(outputs)  # otherwise an earlier training would be resumed
     run.run(SETTINGS)
     report = json.loads((outputs / "metrics.json").read_text(encoding="utf-8"))
     if report["data"] != "phantom":
         sys.exit(
-            f"make docs: {SETTINGS['DATA_DIR']} holds no phantoms, and no picture of a "
-            "patient belongs in the repository. Move it away, and run make docs again, "
-            "which draws them."
+            f"make docs: {SETTINGS['DATA_DIR']} contains no phantoms, and no image of "
+            "a patient belongs in the repository. Move that folder away and run "
+            "`make docs` again, which draws phantoms."
         )
     return nbformat.read(outputs / run.NOTEBOOK.name, as_version=4)
 
@@ -221,7 +221,7 @@ def main():
     old = nbformat.read(COPY, as_version=4) if COPY.exists() else None
     if old and is_fresh(old, notebook):
         copy = refresh_text(old, notebook)
-        print("The code has not changed: only the text is refreshed, nothing is run.")
+        print("The code has not changed: only the text is refreshed.")
     else:
         try:
             copy = make_copy(notebook, collect_outputs(run_on_phantoms()))

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Run the notebook without a browser: `python tools/run.py [SETTING=VALUE ...]`.
 
-This is what `make run` calls. It leaves in OUTPUT_DIR the executed notebook, an HTML
-page of it, and the files that the notebook writes. `make run` lists its settings in
-CXR_GIVEN and passes each in the environment, so that no shell interprets a value.
+`make run` calls this script. It writes the executed notebook and an HTML page of it
+into OUTPUT_DIR, where the notebook writes its own files. `make run` lists the names of
+its settings in CXR_GIVEN and passes each value in the environment, so that no shell
+interprets it.
 """
 
 import ast
@@ -42,8 +43,8 @@ except ModuleNotFoundError as error:
 
 NOTEBOOK = build.TEXT.with_suffix(".ipynb")
 
-# nbconvert's page without what it would fetch from the network: RequireJS, widgets,
-# MathJax and Mermaid, none of which the notebook needs.
+# nbconvert's page without the scripts that it would load from the network: RequireJS,
+# widgets, MathJax and Mermaid. The notebook needs none of them.
 PAGE = """{%- extends 'index.html.j2' -%}
 {% block html_head_js %}{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
@@ -61,7 +62,7 @@ main { max-width: 64rem; margin: auto; }
 
 
 def parse_value(text):
-    """Return the number, True, False or None that the text spells, else the text."""
+    """Return the Python literal that the text is, otherwise the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -95,7 +96,7 @@ def parse_settings(arguments):
         except UnicodeEncodeError:
             sys.exit(
                 f"make run: {name} is {os.fsencode(value)}, which is not UTF-8: "
-                "give that folder another name."
+                "rename that folder."
             )
         except ValueError as error:
             sys.exit(f"make run: {name} is {value!r}, but {error}.")
@@ -115,10 +116,10 @@ def read_settings():
 
 
 class Log:
-    """Passes on what the notebook prints; papermill writes into it.
+    """Forwards the printed output of the notebook; papermill writes into it.
 
-    A terminal gets everything at once. Elsewhere only whole lines are written: the last
-    state of a progress bar, and every minute its state so far.
+    A terminal receives everything at once. Other streams receive whole lines only: the
+    last state of a progress bar, and its present state every minute.
     """
 
     def __init__(self, stream):
@@ -140,7 +141,7 @@ class Log:
             self.stream.write(text)
             self.stream.flush()
         except OSError as error:
-            # Python itself flushes the stream once more at its end, and would complain.
+            # Python flushes the stream again when it exits, which would fail as well.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
             sys.exit(
                 "make run: stopped, as its output cannot be written "
@@ -151,7 +152,7 @@ class Log:
         """Do nothing: each piece is flushed when it is written."""
 
     def close(self):
-        """Write what no line end has followed."""
+        """Write the last, unfinished line."""
         if self.pending:
             self.write("\n")
 
@@ -159,17 +160,17 @@ class Log:
 def execute(settings, unfinished):
     """Run the notebook into the file `unfinished`.
 
-    Exit, in one sentence, where it does not reach its end.
+    Exit with one sentence if it does not reach its end.
     """
-    os.environ["CXR_HEADLESS"] = "1"  # for the kernel, as is the next
+    os.environ["CXR_HEADLESS"] = "1"  # for the kernel, like the next line
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    # Papermill fills in what stands between braces.
+    # Papermill formats paths, so braces are doubled.
     paths = [
         re.sub(r"[{}]", r"\g<0>\g<0>", str(path)) for path in (NOTEBOOK, unfinished)
     ]
-    # What it logs about a dead kernel is said below.
+    # A dead kernel is reported below; its log message is not needed.
     logging.getLogger("papermill").addHandler(logging.NullHandler())
-    so_far = f"The notebook up to there is {unfinished}."
+    so_far = f"The outputs up to this point are in {unfinished}."
     log = Log(sys.stdout)
     try:
         papermill.execute_notebook(
@@ -187,9 +188,9 @@ def execute(settings, unfinished):
         sys.exit(f"\nmake run: stopped with {error.ename}: {reason}\n{so_far}")
     except nbclient.exceptions.DeadKernelError:
         sys.exit(
-            "\nmake run: the kernel died, as it does when the memory is used up: close "
-            "other programs, or choose a smaller IMAGE_SIZE or BATCH_SIZE. The same "
-            f"command goes on after the last finished epoch. {so_far}"
+            "\nmake run: the kernel died, probably because memory ran out: close other "
+            "programs, or choose a smaller IMAGE_SIZE or BATCH_SIZE. The same command "
+            f"resumes after the last finished epoch. {so_far}"
         )
     finally:
         log.close()
@@ -205,7 +206,7 @@ def settle_progress(path):
 def export_html(executed, page):
     """Write an executed notebook as one HTML page that loads nothing from the network.
 
-    Folded code is left out; a picture on another server becomes its description.
+    Collapsed code is left out; an image on another server becomes its description.
     """
     notebook = nbformat.read(executed, as_version=4)
     for cell in notebook.cells:
@@ -227,31 +228,31 @@ def export_html(executed, page):
 
 
 def describe_outcome(output_dir, seconds):
-    """Return the closing words: what happened, on which data, and where to look."""
+    """Return the closing summary: data, test metrics, and where the results are."""
     report = json.loads((output_dir / "metrics.json").read_text(encoding="utf-8"))
     data = {
         "phantom": "PHANTOM radiographs drawn by this project; "
         "the scores say nothing about patients",
         "chest-xray-pneumonia": "the chest X-ray set",
-        "other": "pictures other than the chest X-ray set",
+        "other": "images other than the chest X-ray set",
     }[report["data"]]
     if report["data"] == "chest-xray-pneumonia" and not report["official_split"]:
         data += ", not in its official split"
     counts = {part: sum(count.values()) for part, count in report["counts"].items()}
-    scores = []
+    metrics = []
     for name in ("accuracy", "AUC", "sensitivity", "specificity"):
-        score = report["test"][name.lower()]
-        value = "not measurable"
-        if score["value"] is not None:
-            value = f"{score['value']:.3f} [{score['low']:.3f}–{score['high']:.3f}]"
-        scores.append(f"{name} {value}")
+        estimate = report["test"][name.lower()]
+        text = "not measurable"
+        if estimate["value"] is not None:
+            text = "{value:.3f} [{low:.3f}–{high:.3f}]".format(**estimate)
+        metrics.append(f"{name} {text}")
     return f"""
 The notebook ran from the first cell to the last in {seconds / 60:.1f} minutes, \
 on {report["device"]}.
-Data: {data} ({counts["train"] + counts["val"]:,} images to learn from and validate \
-on, {counts["test"]:,} for test).
-Test, with 95 % intervals: {", ".join(scores)}.
-Read {output_dir / NOTEBOOK.stem}.html in a browser; the numbers are in \
+Data: {data} ({counts["train"]:,} training, {counts["val"]:,} validation and \
+{counts["test"]:,} test images).
+Test, with 95 % intervals: {", ".join(metrics)}.
+Open {output_dir / NOTEBOOK.stem}.html in a browser; the metrics are in \
 {output_dir / "metrics.json"}, the figures in {output_dir / "figures"}."""
 
 
@@ -265,9 +266,9 @@ def run(settings):
     figures.mkdir(exist_ok=True)
     task = (
         f"running the notebook into {output_dir} "
-        "(name another OUTPUT_DIR to run both at once)"
+        "(choose another OUTPUT_DIR to run both at once)"
     )
-    # The notebook locks OUTPUT_DIR itself where that is its CACHE_DIR, too.
+    # Not OUTPUT_DIR: the notebook locks it where it is its CACHE_DIR as well.
     with lock_folder(figures, task):
         started_at = time.monotonic()
         execute(settings, unfinished)
@@ -278,11 +279,10 @@ def run(settings):
 
 
 def end_interrupted(number, frame):
-    """End the kernel and this process: what a signal does.
+    """End the kernel and this process; the handler of a signal.
 
     An exception could be swallowed on its way up, by a destructor or by a library that
-    catches everything. Every file of a run is whole at any moment, or is not yet under
-    its own name.
+    catches everything. No file of a run is ever incomplete under its own name.
     """
     kernel = psutil.Process().children(recursive=True)
     for process in kernel:
@@ -292,8 +292,8 @@ def end_interrupted(number, frame):
     with contextlib.suppress(OSError):  # the terminal may be gone
         os.write(
             sys.stderr.fileno(),
-            b"\nmake run: interrupted. The same command goes on where this one stopped,"
-            b" after the last finished epoch of a training.\n",
+            b"\nmake run: interrupted. The same command resumes after the last finished"
+            b" epoch.\n",
         )
     os._exit(128 + number)
 
