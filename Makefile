@@ -128,6 +128,7 @@ banner: data/phantoms/chest_xray
 
 lint: install
 	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check --quiet || { echo "Run .venv/bin/ruff format"; exit 1; }
 	@$(VENV)/bin/mypy
 
 LOCK = $(VENV)/bin/uv pip compile --upgrade --no-header --no-annotate --quiet --no-emit-package opencv-python pyproject.toml --extra dev

@@ -1,1 +1,1 @@
-"""Chest X-rays: from a folder of radiographs to a trained, measured and explained network."""
+"""Chest X-rays: from a folder of radiographs to a trained and evaluated network."""

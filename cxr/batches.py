@@ -1,4 +1,4 @@
-"""Batches of images, gathered (and, for training, augmented) when Keras asks for them."""
+"""Batches of images, gathered (and for training augmented) when Keras asks for them."""
 
 import hashlib
 import math
@@ -12,21 +12,31 @@ import pandas as pd
 
 
 class ImageBatches(keras.utils.PyDataset):
-    """Batches (images, labels, weights) of the wanted rows of some arrays, gathered when they are needed.
+    """Batches (images, labels, weights) of chosen rows of some arrays of images.
 
-    All batches have the same shape, as a compiled model takes another compilation for each shape: the last one is filled
-    up with images of weight 0. The other weights make up for these, so that a mean over an epoch is that of its images.
+    All batches have the same shape, because a compiled model is compiled again for each
+    new shape: the last batch is padded with images of weight 0. The other weights make
+    up for these, so that the mean over an epoch is the mean of its images.
 
     Parameters
     ----------
-    arrays : sequence of uint8 arrays (n, size, size, 1), counted through as one
-    rows, labels : int arrays (m,), the wanted images and their classes
-    batch_size : int, rounded up to a multiple of `devices`, which share each batch
-    seed : int or None; with a seed, each epoch has an order, and an augmentation, of its own
+    arrays : sequence of uint8 arrays (n, size, size, 1)
+        Their rows are numbered as if the arrays were concatenated.
+    rows, labels : integer arrays (m,)
+        The chosen images and their classes.
+    batch_size : int
+        Rounded up to a multiple of `devices`, which share each batch.
+    seed : int or None
+        With a seed, each epoch has an order and an augmentation of its own.
+    devices : int
     class_weights : sequence of two floats or None
-    changes : sequence of m functions or None, float32 (size, size) -> the same; each image gets the one of its row
-    augmentation : function or None, (image, generator) -> image, both uint8 (size, size); see `make_augmentation`.
-        Its random numbers follow from seed, epoch and row, whatever the order, the batch size and the number of threads.
+    perturbations : sequence of m functions or None
+        Fixed changes, one for each row: float32 (size, size) -> float32 (size, size),
+        gray levels 0–255.
+    augmentation : function or None
+        A random change (image, generator) -> image, both uint8 (size, size); see
+        `make_augmentation`. Its random numbers depend on seed, epoch and row only, not
+        on the order, the batch size or the number of threads.
     """
 
     def __init__(
@@ -38,114 +48,149 @@ class ImageBatches(keras.utils.PyDataset):
         seed: int | None = None,
         devices: int = 1,
         class_weights: Sequence[float] | np.ndarray | None = None,
-        changes: Sequence[Callable] | None = None,
+        perturbations: Sequence[Callable] | None = None,
         augmentation: Callable | None = None,
-    ):
-        super().__init__(
-            workers=(os.cpu_count() or 1) if augmentation else 1, max_queue_size=4
-        )
-        self.arrays, self.rows, self.labels = arrays, rows, labels
-        self.size = devices * math.ceil(batch_size / devices)
-        self.seed, self.devices, self.changes, self.augmentation = (
-            seed,
-            devices,
-            changes,
-            augmentation,
-        )
-        self.class_weights = (
-            np.ones(2) if class_weights is None else np.asarray(class_weights)
-        )
+    ) -> None:
+        threads = (os.cpu_count() or 1) if augmentation else 1
+        super().__init__(workers=threads, max_queue_size=4)
+        self.arrays = arrays
+        self.rows = rows
+        self.labels = labels
+        self.batch_size = devices * math.ceil(batch_size / devices)
+        self.seed = seed
+        self.class_weights = np.ones(2)
+        if class_weights is not None:
+            self.class_weights = np.asarray(class_weights)
+        self.perturbations = perturbations
+        self.augmentation = augmentation
         self.start_epoch(0)
 
-    def __len__(self):
-        return math.ceil(len(self.rows) / self.size)
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return math.ceil(len(self.rows) / self.batch_size)
 
-    def start_epoch(self, epoch: int):
+    def start_epoch(self, epoch: int) -> None:
         """Draw the order of an epoch, counted from 0."""
         order = np.arange(len(self.rows))
         if self.seed is not None:
             order = np.random.default_rng((self.seed, epoch)).permutation(order)
-        self.epoch, self.order = epoch, np.resize(order, len(self) * self.size)
+        self.epoch = epoch
+        self.order = np.resize(order, len(self) * self.batch_size)  # starts over
 
-    def __getitem__(self, number):
-        places = np.arange(number * self.size, (number + 1) * self.size)
-        chosen = self.order[places]
-        images = gather_images(
-            self.arrays,
-            self.rows[chosen],
-            self.changes and [self.changes[one] for one in chosen],
-        )
-        if self.augmentation:
-            for image, row in zip(images[..., 0], self.rows[chosen], strict=True):
-                image[:] = self.augmentation(
-                    image, np.random.default_rng((self.seed or 0, self.epoch, row))
-                )
-        counted = np.where(places < len(self.rows), len(self.order) / len(self.rows), 0)
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (images uint8, labels, weights float32) of a batch."""
+        start = number * self.batch_size
+        positions = np.arange(start, start + self.batch_size)
+        chosen = self.order[positions]
+        rows = self.rows[chosen]
         labels = self.labels[chosen]
-        return images, labels, (counted * self.class_weights[labels]).astype(np.float32)
+        perturbations = None
+        if self.perturbations is not None:
+            perturbations = [self.perturbations[place] for place in chosen]
+        images = gather_images(self.arrays, rows, perturbations)
+        if self.augmentation is not None:
+            for image, row in zip(images[..., 0], rows, strict=True):
+                generator = np.random.default_rng((self.seed or 0, self.epoch, row))
+                image[:] = self.augmentation(image, generator)
+        is_padding = positions >= len(self.rows)
+        weights = np.where(is_padding, 0, len(self.order) / len(self.rows))
+        weights = weights * self.class_weights[labels]
+        return images, labels, weights.astype(np.float32)
 
 
-def gather_images(arrays, wanted: np.ndarray, changes=None) -> np.ndarray:
-    """Return uint8 (m, size, size, 1): the wanted rows (m,) of some arrays, counted through as one, each with its change of `changes`."""
-    starts = np.cumsum([0] + [len(array) for array in arrays])
-    images = np.empty((len(wanted), *arrays[0].shape[1:]), np.uint8)
-    for array, start in zip(arrays, starts):
-        own = (wanted >= start) & (wanted < start + len(array))
-        images[own] = array[wanted[own] - start]
-    if changes is None:
+def gather_images(
+    arrays: Sequence[np.ndarray],
+    rows: np.ndarray,
+    perturbations: Sequence[Callable] | None = None,
+) -> np.ndarray:
+    """Return copies of chosen rows of some arrays, perturbed where that is asked for.
+
+    Parameters
+    ----------
+    arrays : sequence of uint8 arrays (n, size, size, 1)
+        Their rows are numbered as if the arrays were concatenated.
+    rows : integer array (m,)
+    perturbations : sequence of m functions or None
+        float32 (size, size) -> float32 (size, size); results are rounded and clipped.
+
+    Returns
+    -------
+    uint8 array (m, size, size, 1)
+    """
+    images = np.empty((len(rows), *arrays[0].shape[1:]), np.uint8)
+    start = 0
+    for array in arrays:
+        inside = (rows >= start) & (rows < start + len(array))
+        images[inside] = array[rows[inside] - start]
+        start += len(array)
+    if perturbations is None:
         return images
-    changed = [
-        change(image[:, :, 0].astype(np.float32))
-        for image, change in zip(images, changes, strict=True)
+    perturbed = [
+        perturb(image[:, :, 0].astype(np.float32))
+        for image, perturb in zip(images, perturbations, strict=True)
     ]
-    return np.clip(np.round(changed), 0, 255).astype(np.uint8)[..., None]
+    return np.clip(np.round(perturbed), 0, 255).astype(np.uint8)[..., None]
 
 
-def perturb_batches(batches: ImageBatches, change) -> ImageBatches:
-    """Return the same batches, with each picture changed by a function of one picture, float32 (size, size) of 0–255."""
+def perturb_batches(
+    batches: ImageBatches, function: Callable[[np.ndarray], np.ndarray]
+) -> ImageBatches:
+    """Return the same batches in a fixed order, each image changed by a function.
+
+    Parameters
+    ----------
+    batches : ImageBatches
+    function : float32 (size, size) -> float32 (size, size), gray levels 0–255
+    """
     return ImageBatches(
         batches.arrays,
         batches.rows,
         batches.labels,
-        batches.size,
-        changes=[change] * len(batches.rows),
+        batches.batch_size,
+        perturbations=[function] * len(batches.rows),
     )
 
 
 def data_fingerprint(batches: ImageBatches) -> str:
-    """Return eight characters that tell these images, pixel by pixel, and labels from others."""
-    content, pixels = (
-        np.stack([batches.rows, batches.labels]).astype(np.int64).tobytes(),
-        0,
-    )
-    for start in range(
-        0, len(batches.rows), 256
-    ):  # they may be more than the memory holds
-        pixels = zlib.crc32(
-            gather_images(batches.arrays, batches.rows[start : start + 256]).data,
-            pixels,
-        )
-    return hashlib.sha256(
-        content + str([pixels, *(array.shape for array in batches.arrays)]).encode()
-    ).hexdigest()[:8]
+    """Return eight characters that identify the pixels, rows and labels of batches."""
+    checksum = 0
+    for start in range(0, len(batches.rows), 256):  # all may exceed the memory
+        images = gather_images(batches.arrays, batches.rows[start : start + 256])
+        checksum = zlib.crc32(images.data, checksum)
+    numbers = np.stack([batches.rows, batches.labels]).astype(np.int64)
+    shapes = [array.shape for array in batches.arrays]
+    content = numbers.tobytes() + str([checksum, *shapes]).encode()
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def make_batches(
     split: str,
     files: pd.DataFrame,
-    arrays,
+    arrays: Sequence[np.ndarray],
     batch_size: int,
-    seed=None,
-    devices=1,
-    balance=False,
-    augmentation=None,
+    seed: int | None = None,
+    devices: int = 1,
+    balance_classes: bool = False,
+    augmentation: Callable | None = None,
 ) -> ImageBatches:
-    """Return the batches of one part ("train" or "val") of the pool; with `balance`, both classes weigh the same in them."""
+    """Return the batches of one split.
+
+    Parameters
+    ----------
+    split : "train", "val" or "test"
+    files : DataFrame
+        All images in the order of `arrays`, with the columns `split` and `label`.
+    arrays : sequence of uint8 arrays (n, size, size, 1)
+    batch_size, seed, devices, augmentation
+        As for `ImageBatches`.
+    balance_classes : bool
+        Whether to weigh images so that both classes count the same in the loss.
+    """
     rows = np.flatnonzero(files.split == split)
     labels = files.label.to_numpy(np.uint8)[rows]
-    class_weights = (
-        len(labels) / 2 / np.bincount(labels, minlength=2) if balance else None
-    )
+    class_weights = None
+    if balance_classes:
+        class_weights = len(labels) / 2 / np.bincount(labels, minlength=2)
     return ImageBatches(
         arrays,
         rows,
@@ -154,6 +199,5 @@ def make_batches(
         seed,
         devices,
         class_weights,
-        None,
-        augmentation,
+        augmentation=augmentation,
     )

@@ -1,7 +1,8 @@
-"""Calibration: Platt scaling, the expected calibration error, adaptation to another prevalence."""
+"""Calibration: Platt scaling, calibration error, adaptation to another prevalence."""
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 from scipy.optimize import minimize
 from sklearn import metrics
@@ -9,106 +10,197 @@ from sklearn.model_selection import GroupKFold
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Return the evidence behind probabilities, log(p / (1 − p)), also where they are rounded to 0 or 1."""
+    """Return log(p / (1 − p)) of probabilities, clipped so that 0 and 1 stay finite."""
     return special.logit(np.clip(probabilities, 1e-7, 1 - 1e-7))
 
 
-def fit_platt_scaling(
-    labels: np.ndarray, probabilities: np.ndarray
-) -> tuple[float, float]:
-    """Return (temperature, shift) for which sigmoid(logit / temperature + shift) fits the labels best (Platt, 1999).
+def apply_calibration(
+    logits: np.ndarray, temperature: float, shift: float
+) -> np.ndarray:
+    """Return the probabilities sigmoid(logit / temperature + shift), float64 (n,)."""
+    return special.expit(logits / temperature + shift)
 
-    The labels count as Platt's smoothed targets, so that answers without a mistake do not ask for certainty.
+
+def fit_platt_scaling(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+    """Return the (temperature, shift) that fit the logits to the labels.
+
+    The calibrated probability is sigmoid(logit / temperature + shift). A temperature
+    above 1 makes a network less confident. The targets are slightly below 1 and above
+    0, as Platt proposes: otherwise, logits that separate the classes perfectly would
+    demand probabilities of exactly 0 and 1.
+
+    Parameters
+    ----------
+    labels : int array of shape (n,), 0 or 1
+    logits : float array of shape (n,)
+
+    Returns
+    -------
+    temperature, shift : float
+
+    References
+    ----------
+    Platt, "Probabilistic outputs for support vector machines", 1999.
     """
-    sick, healthy = np.sum(labels == 1), np.sum(labels == 0)
-    targets = np.where(labels == 1, (sick + 1) / (sick + 2), 1 / (healthy + 2))
-    logits = to_logits(probabilities)
+    positives = np.sum(labels == 1)
+    negatives = np.sum(labels == 0)
+    positive_target = (positives + 1) / (positives + 2)
+    negative_target = 1 / (negatives + 2)
+    targets = np.where(labels == 1, positive_target, negative_target)
 
-    def cross_entropy(line):
-        scaled = np.exp(line[0]) * logits + line[1]
+    def cross_entropy(parameters: np.ndarray) -> float:
+        log_slope, shift = parameters  # the slope, exp(log_slope), stays positive
+        scaled = np.exp(log_slope) * logits + shift
         return np.mean(np.logaddexp(0, scaled) - targets * scaled)
 
-    slope, shift = minimize(cross_entropy, (0.0, 0.0), method="Nelder-Mead").x
-    return float(np.exp(-slope)), float(shift)
+    log_slope, shift = minimize(cross_entropy, (0.0, 0.0), method="Nelder-Mead").x
+    return float(np.exp(-log_slope)), float(shift)
 
 
 def choose_calibration(
-    labels: np.ndarray, probabilities: np.ndarray, patients, folds: int = 10
-):
-    """Return (temperature, shift, probabilities after): (1, 0, as before) unless that fits patients better whom it has not seen.
+    labels: np.ndarray, logits: np.ndarray, patients: ArrayLike, folds: int = 10
+) -> tuple[float, float, np.ndarray]:
+    """Fit Platt scaling, and keep it if it lowers the cross-validated log loss.
 
-    The probabilities after are cross-fitted: those of a patient are changed by what was fitted to others.
+    Parameters
+    ----------
+    labels : int array of shape (n,), 0 or 1
+    logits : float array of shape (n,)
+    patients : array-like of shape (n,)
+        No patient is in two folds.
+    folds : int
+
+    Returns
+    -------
+    temperature, shift : float
+        1 and 0 if scaling does not help, or if there are images of one class or of one
+        patient only.
+    probabilities : float64 array of shape (n,)
+        Cross-fitted: each patient's images are scaled with the values that were fitted
+        to other patients. The unscaled probabilities if scaling does not help.
     """
-    crossed, logits = probabilities.copy(), to_logits(probabilities)
-    for fit, rest in GroupKFold(min(folds, len(np.unique(patients)))).split(
-        logits, labels, patients
-    ):
-        temperature, shift = fit_platt_scaling(labels[fit], probabilities[fit])
-        crossed[rest] = special.expit(logits[rest] / temperature + shift)
-    before, after = (
-        metrics.log_loss(labels, said, labels=[0, 1])
-        for said in (probabilities, crossed)
-    )
-    return (
-        (*fit_platt_scaling(labels, probabilities), crossed)
-        if after < before
-        else (1.0, 0.0, probabilities)
-    )
+    uncalibrated = apply_calibration(logits, 1, 0)
+    folds = min(folds, len(np.unique(patients)))
+    if folds < 2 or len(np.unique(labels)) < 2:
+        return 1.0, 0.0, uncalibrated
+
+    calibrated = np.empty_like(uncalibrated)
+    for train, test in GroupKFold(folds).split(logits, labels, patients):
+        temperature, shift = fit_platt_scaling(labels[train], logits[train])
+        calibrated[test] = apply_calibration(logits[test], temperature, shift)
+    loss_before = metrics.log_loss(labels, uncalibrated, labels=[0, 1])
+    loss_after = metrics.log_loss(labels, calibrated, labels=[0, 1])
+    if loss_after >= loss_before:
+        return 1.0, 0.0, uncalibrated
+    return *fit_platt_scaling(labels, logits), calibrated
 
 
 def expected_calibration_error(
     labels: np.ndarray, probabilities: np.ndarray, bins: int = 10
 ) -> float:
-    """Return the expected calibration error of P(PNEUMONIA), 0 to 1, in bins of equal width (Naeini et al., 2015)."""
-    place = np.minimum((probabilities * bins).astype(int), bins - 1)
-    gaps = [
-        abs(np.sum(labels[place == one]) - np.sum(probabilities[place == one]))
-        for one in range(bins)
-    ]
-    return float(np.sum(gaps) / len(labels))
+    """Return the expected calibration error, 0 to 1, in bins of equal width.
+
+    In each bin, the fraction of positive images is compared with the mean probability.
+    The result is the mean difference, weighted by the number of images.
+
+    Parameters
+    ----------
+    labels : int array of shape (n,), 0 or 1
+    probabilities : float array of shape (n,)
+        P(PNEUMONIA), not the probability of the predicted class.
+    bins : int
+
+    References
+    ----------
+    Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using
+    Bayesian binning", AAAI 2015.
+    """
+    if not len(labels):
+        return float("nan")
+    bin_of_image = np.minimum((probabilities * bins).astype(int), bins - 1)
+    positives = np.bincount(bin_of_image, labels, minlength=bins)
+    expected = np.bincount(bin_of_image, probabilities, minlength=bins)
+    return float(np.sum(np.abs(positives - expected)) / len(labels))
 
 
-def calibrate_model(model: keras.Model, temperature: float, shift: float):
-    """Put temperature and shift into the weights of a network's last layer: it says calibrated probabilities from now on."""
-    last = model.get_layer("logit")
-    kernel, bias = last.get_weights()
-    last.set_weights([kernel / temperature, bias / temperature + shift])
+def calibrate_model(model: keras.Model, temperature: float, shift: float) -> None:
+    """Build temperature and shift into the weights of the layer "logit", in place.
+
+    From then on, the network returns calibrated logits and probabilities.
+    """
+    layer = model.get_layer("logit")
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel / temperature, bias / temperature + shift])
 
 
-def describe_calibration(record: dict, pictures: str) -> str:
-    """Return in words what calibration did to a run's answers for these pictures."""
-    before, after = (
-        record["expected_calibration_error"][name] for name in ("before", "after")
-    )
-    if (record["temperature"], record["shift"]) == (1, 0):
-        return f"Calibration error {before:.3f}: scaling does not help patients whom it has not seen, so nothing is changed ({pictures})"
+def describe_calibration(
+    temperature: float, shift: float, ece_before: float, ece_after: float
+) -> str:
+    """Return in words whether Platt scaling was applied, and the calibration errors.
+
+    `ece_before`, `ece_after`: see `expected_calibration_error`.
+    """
+    if (temperature, shift) == (1, 0):
+        return (
+            "Platt scaling did not improve the cross-validated log loss and was not "
+            f"applied. Expected calibration error: {ece_before:.3f}."
+        )
     return (
-        f"Calibration error {before:.3f} before, {after:.3f} after: temperature {record['temperature']:.2f}, "
-        f"shift {record['shift']:+.2f} ({pictures})"
+        f"Platt scaling: temperature {temperature:.2f}, shift {shift:+.2f}. Expected "
+        f"calibration error: {ece_before:.3f} before, {ece_after:.3f} after "
+        "(cross-fitted)."
     )
 
 
 def adapt_to_prevalence(
-    probabilities: np.ndarray, share: float, rounds: int = 200
+    probabilities: np.ndarray, prevalence: float, iterations: int = 200
 ) -> tuple[np.ndarray, float]:
-    """Return (probabilities, share): the answers for a set whose share of sick children is another one, and that share.
+    """Adapt probabilities to a data set of another, unknown prevalence.
 
-    Without any label, by expectation–maximization (Saerens, Latinne and Decaestecker, 2002); right only where nothing but the share has
-    changed. `share`: of the sick among what was learned from.
+    Expectation–maximization estimates the prevalence without any label. The result is
+    correct only if nothing but the prevalence has changed (label shift).
+
+    Parameters
+    ----------
+    probabilities : float array of shape (n,)
+        Calibrated at `prevalence`.
+    prevalence : float
+        The fraction of positive images in the training set.
+    iterations : int
+
+    Returns
+    -------
+    probabilities : float array of shape (n,)
+    prevalence : float
+        The estimate for these n images; NaN without images.
+
+    References
+    ----------
+    Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a
+    priori probabilities", Neural Computation, 2002.
     """
-    odds, now = probabilities / np.maximum(1 - probabilities, 1e-12), share
-    for _ in range(rounds):
-        adapted = odds * now * (1 - share) / (share * (1 - now))
-        adapted = adapted / (1 + adapted)
-        now = float(np.clip(adapted.mean(), 1e-6, 1 - 1e-6))
-    return adapted, now
+    if not len(probabilities):
+        return probabilities, float("nan")
+    odds = probabilities / np.maximum(1 - probabilities, 1e-12)
+    training_odds = prevalence / (1 - prevalence)
+    adapted = probabilities
+    estimate = prevalence
+    for _ in range(iterations):
+        adapted_odds = odds * estimate / (1 - estimate) / training_odds
+        adapted = adapted_odds / (1 + adapted_odds)
+        estimate = float(np.clip(adapted.mean(), 1e-6, 1 - 1e-6))
+    return adapted, estimate
 
 
-def describe_prevalence(learned: float, estimated: float, true: float) -> str:
-    """Return in words how the estimate of `adapt_to_prevalence` compares with the share that was learned from, and with the true one."""
+def describe_prevalence(training: float, estimated: float, true: float) -> str:
+    """Return in words whether the estimated prevalence is closer to the true one."""
     verdict = (
-        "nearer than what was learned from"
-        if abs(estimated - true) < abs(learned - true)
-        else "no nearer than what was learned from: more than the share differs, or nothing does"
+        "The estimate is not closer to the truth than the training prevalence: more "
+        "than the prevalence differs, or nothing does."
     )
-    return f"Learnt from {learned:.1%} sick; test is estimated to have {estimated:.1%}, and has {true:.1%}: {verdict}."
+    if abs(estimated - true) < abs(training - true):
+        verdict = "The estimate is closer to the truth than the training prevalence."
+    return (
+        f"Prevalence of pneumonia: {training:.1%} in training, {true:.1%} in test, "
+        f"estimated without labels {estimated:.1%}. {verdict}"
+    )

@@ -1,188 +1,268 @@
-"""What a film shows besides lungs, and how much that tells of the diagnosis."""
+"""Confounders: what images and files show besides lungs, and what it predicts."""
 
 import cv2
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr.evaluation import (
+    Estimate,
     auc_and_average_precision,
     cluster_bootstrap_weights,
     percentile_ci,
 )
 from cxr.labels import CLASS_NAMES
+from cxr.linear_baseline import border_mask
 from cxr.split import count_groups
 
 
-def detect_markers(picture: np.ndarray) -> np.ndarray:
-    """Return uint8 (96, 96), 1 where a picture, uint8 (height, width, 1), has a small bright spot on even ground at a side: a letter."""
-    picture = cv2.resize(picture, (96, 96), interpolation=cv2.INTER_AREA)
-    raised = cv2.morphologyEx(
-        picture, cv2.MORPH_TOPHAT, np.ones((11, 11), np.uint8)
-    )  # above what is wider than 11 pixels
-    _, spots, table, _ = cv2.connectedComponentsWithStats(
-        (raised > 20).astype(np.uint8)
-    )
-    marks = np.zeros_like(picture)
-    for number, (left, top, width, height, area) in enumerate(table):
-        small, large = sorted((width, height))
-        if (
-            2 <= small
-            and large <= min(10, 3 * small)
-            and area >= 0.4 * width * height
-            and (left + width < 20 or left > 76)
-        ):
-            around = np.s_[
-                max(0, top - 3) : top + height + 3, max(0, left - 3) : left + width + 3
-            ]
-            if (
-                picture[around][spots[around] == 0].std() < 12
-            ):  # a rib lies between dark and bright
-                marks[spots == number] = 1
-    return marks
+def detect_markers(image: np.ndarray) -> np.ndarray:
+    """Return a map of the side markers, such as the letter R, of an image.
 
+    A marker is a small bright spot on an even background near the left or right edge.
 
-def border_mask(size: int, share: float = 0.12) -> np.ndarray:
-    """Return bool (size, size), True in a frame of this share of the width."""
-    width = round(share * size)
-    return np.pad(
-        np.zeros((size - 2 * width, size - 2 * width), bool),
-        width,
-        constant_values=True,
-    )
+    Parameters
+    ----------
+    image : uint8 array of shape (height, width, 1)
 
-
-def features_outside_lungs(picture: np.ndarray) -> tuple:
-    """Return what a picture, uint8 (height, width, 1), shows outside the lungs: its letters, gray levels, corners and frame."""
-    small, fine = (
-        cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-        for side in (24, 48)
-    )
-    marks, ends = (
-        cv2.resize(
-            255 * detect_markers(picture), (12, 12), interpolation=cv2.INTER_AREA
-        ),
-        np.r_[:9, 39:48],
-    )
-    return (
-        marks,
-        np.histogram(picture, 32, (0, 256))[0] / picture.size,
-        fine[np.ix_(ends, ends)],
-        small[border_mask(len(small))],
-    )
-
-
-def shortcut_features(pictures: list, files: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return {what: float32 (n, k)}: what n pictures, uint8 (height, width, 1), and their files say, without the lungs.
-
-    `files`: the table of them that `load_split` returns, with width and height in pixels, bytes and color.
+    Returns
+    -------
+    uint8 array of shape (96, 96), 1 where a marker is
     """
-    ratio = np.log(files.width / files.height).to_numpy()
-    bytes_per_pixel = files.bytes / files.width / files.height
-    names = (
-        "letters: small bright spots at the sides",
-        "how many pixels have which gray level",
-        "the four corners",
-        "the outer frame",
-    )
-    clues: dict = {
-        "width / height": np.stack([ratio, ratio**2], axis=1),
-        "size and color mode of the file": np.stack(
-            [np.log(files.bytes), np.log(bytes_per_pixel), files.color], axis=1
-        ),
-        **dict(zip(names, zip(*map(features_outside_lungs, pictures)))),
+    image = cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA)
+    # Keep what is brighter than its surroundings and narrower than 11 pixels.
+    spots = cv2.morphologyEx(image, cv2.MORPH_TOPHAT, np.ones((11, 11), np.uint8))
+    bright = (spots > 20).astype(np.uint8)
+    _, components, table, _ = cv2.connectedComponentsWithStats(bright)
+    markers = np.zeros_like(image)
+    for number, (left, top, width, height, area) in enumerate(table):
+        short_side, long_side = sorted((width, height))
+        is_compact = short_side >= 2 and long_side <= min(10, 3 * short_side)
+        is_filled = area >= 0.4 * width * height
+        is_lateral = left + width < 20 or left > 76
+        if not (is_compact and is_filled and is_lateral):
+            continue
+        rows = slice(max(0, top - 3), top + height + 3)
+        columns = slice(max(0, left - 3), left + width + 3)
+        background = image[rows, columns][components[rows, columns] == 0]
+        if background.std() < 12:  # beside a rib, it is partly dark, partly bright
+            markers[components == number] = 1
+    return markers
+
+
+def features_outside_lungs(
+    image: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the side markers, gray levels, corners and border of an image.
+
+    Parameters
+    ----------
+    image : uint8 array of shape (height, width, 1)
+
+    Returns
+    -------
+    side_markers, gray_levels, corners, border : arrays of any shape
+        `gray_levels` is a histogram of the whole image, without positions.
+    """
+    markers = 255 * detect_markers(image)
+    markers = cv2.resize(markers, (12, 12), interpolation=cv2.INTER_AREA)
+    gray_levels = np.histogram(image, 32, (0, 256))[0] / image.size
+    thumbnail = cv2.resize(image, (48, 48), interpolation=cv2.INTER_AREA)
+    ends = np.r_[:9, 39:48]
+    corners = thumbnail[np.ix_(ends, ends)]
+    thumbnail = cv2.resize(image, (24, 24), interpolation=cv2.INTER_AREA)
+    border = thumbnail[border_mask(24)]
+    return markers, gray_levels, corners, border
+
+
+def shortcut_features(
+    images: list[np.ndarray], files: pd.DataFrame
+) -> dict[str, np.ndarray]:
+    """Return features that can predict the diagnosis without the lungs.
+
+    Parameters
+    ----------
+    images : list of n uint8 arrays of shape (height, width, 1)
+    files : DataFrame of n rows, as `load_split` returns it
+        With the columns width and height (pixels of the original), bytes and color.
+
+    Returns
+    -------
+    dict of float32 arrays of shape (n, k), with the keys aspect_ratio,
+    file_size_and_color, side_markers, gray_levels, corners, border, and all (the other
+    six side by side)
+    """
+    log_ratio = np.log(files.width / files.height)
+    log_bytes = np.log(files.bytes)
+    log_bytes_per_pixel = np.log(files.bytes / files.width / files.height)
+    columns: dict[str, list] = {
+        "aspect_ratio": list(zip(log_ratio, log_ratio**2)),
+        "file_size_and_color": list(zip(log_bytes, log_bytes_per_pixel, files.color)),
     }
-    clues = {
+    names = ("side_markers", "gray_levels", "corners", "border")
+    columns |= {name: [] for name in names}
+    for image in images:
+        for name, values in zip(names, features_outside_lungs(image)):
+            columns[name].append(values)
+    features = {
         name: np.asarray(values, np.float32).reshape(len(files), -1)
-        for name, values in clues.items()
+        for name, values in columns.items()
     }
-    return clues | {"all of these": np.concatenate(list(clues.values()), axis=1)}
+    return features | {"all": np.concatenate(list(features.values()), axis=1)}
 
 
-def mean_images_by_class(x: np.ndarray, labels: np.ndarray) -> tuple[list, list]:
-    """Return (pictures, captions) for uint8 (n, size, size, 1): of each class the mean, its upper corners, and where letters stand."""
-    panels, side = [], x.shape[1] // 3
-    for label in (0, 1):
-        total, marks, own = (
-            np.zeros(x.shape[1:3]),
-            np.zeros((96, 96)),
-            np.flatnonzero(labels == label),
-        )
-        for row in own:
+def mean_images_by_class(
+    x: np.ndarray, labels: np.ndarray
+) -> tuple[list[np.ndarray], list[str]]:
+    """Return four images for each class, with captions.
+
+    The mean image, its two upper corners, and how often a side marker is where
+    (brightest where at least one image in twelve has one).
+
+    Parameters
+    ----------
+    x : uint8 array of shape (n, size, size, 1)
+    labels : int array of shape (n,), 0 or 1
+
+    Returns
+    -------
+    images : list of 8 float32 arrays, from 0 to 1; NaN for a class without images
+    captions : list of 8 str
+    """
+    corner = x.shape[1] // 3
+    images = []
+    captions = []
+    for label, name in enumerate(CLASS_NAMES):
+        rows = np.flatnonzero(labels == label)
+        total = np.zeros(x.shape[1:3])
+        markers = np.zeros((96, 96))
+        for row in rows:
             total += x[row, :, :, 0]
-            marks += detect_markers(x[row])
-        mean, places = (
-            (total / len(own) / 255).astype(np.float32),
-            cv2.blur(marks / len(own), (3, 3)).astype(np.float32),
-        )
-        panels += [
+            markers += detect_markers(x[row])
+        count = len(rows) if len(rows) else np.nan
+        mean = (total / count / 255).astype(np.float32)
+        marker_frequency = cv2.blur(markers / count, (3, 3)).astype(np.float32)
+        images += [
             mean,
-            mean[:side, :side],
-            mean[:side, -side:],
-            np.minimum(1, 12 * places),
+            mean[:corner, :corner],
+            mean[:corner, -corner:],
+            np.minimum(1, 12 * marker_frequency),
         ]
-    return panels, [
-        f"{name}: {what}"
-        for name in CLASS_NAMES
-        for what in ("mean", "upper left", "upper right", "where letters stand")
-    ]
+        captions += [
+            f"{name}: mean",
+            f"{name}: mean, upper left",
+            f"{name}: mean, upper right",
+            f"{name}: side markers",
+        ]
+    return images, captions
 
 
 def crossfit_ridge(
     values: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int = 5
 ) -> np.ndarray:
-    """Return the answers (n,) of a linear classifier for values (n, k), each by one that learned from other groups of patients.
+    """Return cross-fitted scores of a linear classifier (ridge regression).
 
-    Raises ValueError if a class has one group only (see `count_groups`).
+    Each patient is scored by a model that was trained on other patients.
+
+    Parameters
+    ----------
+    values : array of shape (n, k)
+    labels : int array of shape (n,), 0 or 1
+    groups : array of shape (n,)
+        Images of a group are in the same fold (see `group_patients`).
+    folds : int
+
+    Returns
+    -------
+    array of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If a class has images of one group only (see `count_groups`).
     """
-    parts = StratifiedGroupKFold(
-        min(folds, count_groups(labels, groups)), shuffle=True, random_state=0
-    )
+    folds = min(folds, count_groups(labels, groups))
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     ridge = make_pipeline(StandardScaler(), Ridge(alpha=300))
-    return cross_val_predict(ridge, values, labels, groups=groups, cv=parts)
+    return cross_val_predict(ridge, values, labels, groups=groups, cv=splitter)
 
 
-def describe_aspect_ratios(files: pd.DataFrame, pictures: str) -> str:
-    """Return in words how width / height differs by class; squashed copies have lost it."""
-    if files[["width", "height"]].nunique().max() == 1:
-        return f"All {pictures} are {files.width[0]} × {files.height[0]} pixels: their original shapes are lost"
-    means = (files.width / files.height).groupby(files.label).mean()
-    return f"Width / height averages {means[0]:.2f} for NORMAL and {means[1]:.2f} for PNEUMONIA in these {pictures}"
+def describe_aspect_ratios(files: pd.DataFrame, image_label: str) -> str:
+    """Return in words how the aspect ratio differs by class.
+
+    Parameters
+    ----------
+    files : DataFrame with the columns width, height and label
+    image_label : str, such as "chest radiographs"
+    """
+    if files[["width", "height"]].drop_duplicates().shape[0] == 1:
+        return (
+            f"All {image_label} have {files.width.iloc[0]} × {files.height.iloc[0]} "
+            "pixels: their original aspect ratios are lost"
+        )
+    ratios = files.width / files.height
+    normal, pneumonia = (ratios[files.label == label].mean() for label in (0, 1))
+    return (
+        f"Mean aspect ratio (width / height) of {image_label}: {normal:.2f} for "
+        f"NORMAL, {pneumonia:.2f} for PNEUMONIA"
+    )
 
 
 def shortcut_aucs(
-    said: dict, labels: np.ndarray, patients, bootstrap_samples: int, seed: int
-) -> dict[str, dict]:
-    """Return {what: {"value", "low", "high"}}: the AUC of each of {what: answers (n,)}, with a 95 % interval drawn by patient."""
-    draws = (
+    scores: dict[str, np.ndarray],
+    labels: np.ndarray,
+    patients: ArrayLike,
+    bootstrap_samples: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Return the AUC of each shortcut with a 95 % bootstrap interval by patient.
+
+    Parameters
+    ----------
+    scores : dict of {name: array of shape (n,)}
+    labels : int array of shape (n,), 0 or 1
+    patients : array-like of shape (n,)
+    bootstrap_samples : int
+    seed : int
+    """
+    rows = []
+    for weights in (
         np.ones(len(labels)),
         *cluster_bootstrap_weights(patients, bootstrap_samples, seed),
-    )
-    return percentile_ci(
-        pd.DataFrame(
+    ):
+        rows.append(
             {
-                name: [
-                    auc_and_average_precision(labels, answers, weights)[0]
-                    for weights in draws
-                ]
-                for name, answers in said.items()
+                name: auc_and_average_precision(labels, values, weights)[0]
+                for name, values in scores.items()
             }
         )
-    )
+    return percentile_ci(pd.DataFrame(rows))
 
 
-def describe_shortcuts(scores: dict, pictures: str) -> str:
-    """Return in words what the clues tell together, and what the letters do."""
+def describe_shortcuts(aucs: dict[str, Estimate], image_label: str) -> str:
+    """Return in words how well a classifier does without seeing the lungs.
 
-    def say(name):
-        one = scores[name]
-        verdict = "knows" if one["low"] > 0.5 else "does not surely know"
-        return f"{verdict} the diagnosis: AUC {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-
-    return (
-        f"On these {pictures}, a classifier that sees no place within the lungs {say('all of these')}.\n"
-        f"What is small and bright at the sides, such as the letter R, {say('letters: small bright spots at the sides')}."
-    )
+    Parameters
+    ----------
+    aucs : dict of {name: Estimate}
+        As `shortcut_aucs` returns it; at least of "all" and "side_markers".
+    image_label : str, such as "chest radiographs"
+    """
+    sentences = []
+    for subject, estimate in (
+        ("no region of the lungs", aucs["all"]),
+        ("only the side markers", aucs["side_markers"]),
+    ):
+        verdict = "not significantly better than chance"
+        if estimate["low"] > 0.5:
+            verdict = "significantly better than chance"
+        sentences.append(
+            f"AUC of a linear classifier that sees {subject}: {estimate['value']:.3f} "
+            f"(95 % CI {estimate['low']:.3f} to {estimate['high']:.3f}), {verdict} on "
+            f"these {image_label}."
+        )
+    return "\n".join(sentences)

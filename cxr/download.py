@@ -1,4 +1,4 @@
-"""How the data set gets from where it is published into a folder, whole or not at all."""
+"""Downloading the data set into a folder, completely or not at all."""
 
 import contextlib
 import errno
@@ -12,7 +12,9 @@ import sys
 import time
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -28,44 +30,54 @@ from cxr.storage import (
 
 
 class DownloadError(Exception):
-    """A source did not give the data set; the message says why, in one line."""
+    """A source did not provide the data set; the message gives the reason in a line."""
 
 
 class BadArchive(DownloadError):
-    """What was downloaded is not the data set, or not whole."""
+    """The downloaded file is not the data set, or not all of it."""
 
 
-def size_of(file: Path) -> int:
-    """Return the bytes of a file, 0 if there is none."""
-    return file.stat().st_size if file.exists() else 0
+class Source(NamedTuple):
+    """A place to get the data set from."""
+
+    name: str
+    address: str | None  # None: the archive is the user's own
+    archive: Path
+    fetch: Callable[[str, Path, int], None] | None
 
 
-def reachable(addresses: list, seconds: float = 8) -> list:
-    """Return the addresses at which something answers within so many seconds, whatever the answer; all, if there is no curl."""
+def file_size(path: Path) -> int:
+    """Return the size of a file in bytes, 0 if it does not exist."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def reachable_addresses(addresses: Sequence[str], timeout: float = 8) -> list[str]:
+    """Return the addresses that respond at all within `timeout` seconds.
+
+    Any response counts, a refusal as well. Without curl all addresses are returned.
+    """
     if not shutil.which("curl"):
         return list(addresses)
-    command = [
-        "curl",
-        "--silent",
-        "--head",
-        "--output",
-        os.devnull,
-        "--max-time",
-        str(seconds),
-    ]
-    knocks = [subprocess.Popen([*command, address]) for address in addresses]
+    command = ["curl", "--silent", "--head", "--output", os.devnull]
+    command += ["--max-time", str(timeout)]
+    requests = [subprocess.Popen([*command, address]) for address in addresses]
     return [
         address
-        for address, knock in zip(addresses, knocks, strict=True)
-        if knock.wait() == 0
+        for address, request in zip(addresses, requests, strict=True)
+        if request.wait() == 0
     ]
 
 
-def start_program(name: str, arguments: list) -> subprocess.Popen:
-    """Start a program, the one beside this Python if there is one; raise DownloadError if that cannot be done."""
-    command = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(
-        name
-    )
+def start_program(name: str, arguments: list[str]) -> subprocess.Popen:
+    """Start a program, preferably the one beside this Python.
+
+    Raises
+    ------
+    DownloadError
+        If the program is not installed or cannot be started.
+    """
+    beside_python = str(Path(sys.executable).parent)
+    command = shutil.which(name, path=beside_python) or shutil.which(name)
     if command is None:
         raise DownloadError(f"the {name} command is not installed")
     try:
@@ -75,18 +87,17 @@ def start_program(name: str, arguments: list) -> subprocess.Popen:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-    except (
-        OSError
-    ) as error:  # in a folder that was moved, the Python that a script names is gone
+    except OSError as error:
+        # After an environment was moved, the Python that a script names is gone.
         raise DownloadError(
             f"the {name} command cannot be run ({error.strerror})"
         ) from error
 
 
-def show_progress(archive: Path, size: int) -> tqdm:
-    """Return a progress bar for the bytes of `archive`, which will have about `size`."""
+def open_progress_bar(archive: Path, size: int) -> tqdm:
+    """Return a progress bar for `archive`, which will have about `size` bytes."""
     return tqdm(
-        initial=size_of(archive),
+        initial=file_size(archive),
         total=size,
         unit="B",
         unit_scale=True,
@@ -95,202 +106,297 @@ def show_progress(archive: Path, size: int) -> tqdm:
     )
 
 
-def tell_reason(text: str) -> str:
-    """Return a reason in one line, without anything as long as a key."""
+def one_line_reason(text: str) -> str:
+    """Return an error message in one line, without anything as long as a key."""
     return re.sub(r"[\w-]{24,}", "…", text)[:150]
 
 
-def download_with_kaggle(address: str, archive: Path, size: int, silence: float = 120):
-    """Download, or go on, with the `kaggle` command and whatever credentials it finds or none; it finds address and name itself.
+def download_with_kaggle(
+    address: str, archive: Path, size: int, stall_timeout: float = 120
+) -> None:
+    """Download with the `kaggle` command, or resume a download.
 
-    It tries again by itself, but waits for a silent server for ever: after `silence` seconds without a byte it is ended.
+    The command uses the credentials that it finds, or none. It retries by itself, but
+    would wait forever for a silent server.
+
+    Parameters
+    ----------
+    address : str
+        Not used: the command knows it.
+    archive : Path
+        Where the archive is stored; its name is chosen by the command.
+    size : int
+        Expected size in bytes.
+    stall_timeout : float
+        Seconds without a byte after which the command is ended.
+
+    Raises
+    ------
+    DownloadError
     """
-    process = start_program(
-        "kaggle", ["datasets", "download", ChestXray.slug, "-p", str(archive.parent)]
-    )
-    said, errors, heard = (
-        b"",
-        f"silent for {silence} seconds".encode(),
-        time.monotonic(),
-    )
-    with process, show_progress(archive, size) as bar:
+    arguments = ["datasets", "download", ChestXray.slug, "-p", str(archive.parent)]
+    process = start_program("kaggle", arguments)
+    output = b""
+    errors = f"silent for {stall_timeout} seconds".encode()
+    last_growth = time.monotonic()
+    with process, open_progress_bar(archive, size) as progress:
         try:
-            while process.returncode is None and time.monotonic() - heard < silence:
+            while (
+                process.returncode is None
+                and time.monotonic() - last_growth < stall_timeout
+            ):
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    said, errors = process.communicate(timeout=0.2)
-                grown = size_of(archive) - bar.n
-                bar.update(grown)
-                heard = time.monotonic() if grown else heard
+                    output, errors = process.communicate(timeout=0.2)
+                growth = file_size(archive) - progress.n
+                progress.update(growth)
+                if growth:
+                    last_growth = time.monotonic()
         finally:
             process.kill()
     if process.returncode != 0:
-        lines = [
-            *said.decode(errors="replace").splitlines()[:1],
-            *errors.decode(errors="replace").splitlines(),
-        ]
-        raise DownloadError(
-            f"kaggle: {tell_reason(([line for line in lines if line.strip()] or ['it gave no reason'])[-1])}"
-        )
-    if is_part(archive):  # interrupted, it reports no failure
-        raise DownloadError("kaggle: cut off; run this again to go on from there")
+        lines = output.decode(errors="replace").splitlines()[:1]
+        lines += errors.decode(errors="replace").splitlines()
+        reasons = [line for line in lines if line.strip()] or ["it gave no reason"]
+        raise DownloadError(f"kaggle: {one_line_reason(reasons[-1])}")
+    if is_partial_zip(archive):  # an interrupted command reports success
+        raise DownloadError("kaggle: interrupted; run this again to resume")
 
 
 def run_curl(
-    address: str, archive: Path, size: int, silence: int
+    address: str, archive: Path, size: int, stall_timeout: int
 ) -> tuple[int, str, str]:
-    """Append to `archive` what it lacks; return (exit code, "HTTP code, kind of content", the reason why it failed).
+    """Append to `archive` the bytes that are missing, with the `curl` command.
 
-    What arrives goes through this process, so that a `curl` whose parent was killed ends as well.
+    The bytes pass through this process, so that curl ends when this process is killed.
+
+    Returns
+    -------
+    exit_code : int
+    response : str
+        "HTTP status, content type".
+    reason : str
+        The error message of curl, if there is one.
     """
     arguments = [
         *("--fail", "--location", "--silent", "--show-error"),
-        *("--continue-at", str(size_of(archive)), "--connect-timeout", str(silence)),
-        *("--speed-limit", "1", "--speed-time", str(silence)),  # ends what is silent
+        *("--continue-at", str(file_size(archive))),
+        *("--connect-timeout", str(stall_timeout)),
+        *("--speed-limit", "1", "--speed-time", str(stall_timeout)),
         *("--write-out", "%{stderr}\n%{http_code} %{content_type}", address),
     ]
-    with start_program("curl", arguments) as curl, show_progress(archive, size) as bar:
+    curl = start_program("curl", arguments)
+    with curl, open_progress_bar(archive, size) as progress:
         assert curl.stdout and curl.stderr
         try:
             with wrap_os_errors(archive.parent), archive.open("ab") as file:
                 while block := curl.stdout.read(1 << 16):
                     file.write(block)
-                    bar.update(len(block))
-            *lines, answer = curl.stderr.read().decode(errors="replace").split("\n")
+                    progress.update(len(block))
+            *lines, response = curl.stderr.read().decode(errors="replace").split("\n")
         except BaseException:
             curl.kill()
             raise
-    reasons = [line for line in lines if line.startswith("curl: ")]
-    return (
-        curl.returncode,
-        answer,
-        tell_reason(reasons[-1] if reasons else "curl: it gave no reason"),
-    )
+    errors = [line for line in lines if line.startswith("curl: ")]
+    reason = errors[-1] if errors else "curl: it gave no reason"
+    return curl.returncode, response, one_line_reason(reason)
 
 
 def download_with_curl(
-    address: str, archive: Path, size: int, pauses=(2, 8, 30), silence: int = 60
-):
-    """Download with the `curl` command, going on from what is already in `archive`; raise DownloadError or StorageError.
+    address: str,
+    archive: Path,
+    size: int,
+    pauses: Sequence[float] = (2, 8, 30),
+    stall_timeout: int = 60,
+) -> None:
+    """Download with the `curl` command, resuming from what `archive` already holds.
 
-    What another try may cure is tried again after each of the pauses (in seconds; progress of a megabyte starts them over).
+    Failures that may be temporary are retried.
+
+    Parameters
+    ----------
+    address : str
+    archive : Path
+    size : int
+        Expected size in bytes.
+    pauses : sequence of float
+        Seconds to wait before each retry; after a megabyte of progress, the retries
+        start over.
+    stall_timeout : int
+        Seconds without a byte after which a try fails.
+
+    Raises
+    ------
+    DownloadError, StorageError
     """
-    # Not curl's own --retry, which begins each time where this call began: a broken connection would cost what has arrived.
-    left = list(pauses)
+    # curl's own --retry starts again at the byte where curl was started, so a broken
+    # connection would lose what has arrived since.
+    remaining_pauses = list(pauses)
     while not zipfile.is_zipfile(archive):
-        before = size_of(archive)
-        code, answer, reason = run_curl(address, archive, size, silence)
-        if code == 0 or answer.startswith(
-            "416"
-        ):  # asked for bytes beyond the end: everything is here
-            return check_archive(archive)
-        if (
-            code == 33
-        ):  # "200 OK", though asked to go on: a page, for which the part stays, or the archive from its beginning
-            if not re.search("zip|octet", answer):
-                raise DownloadError("what arrived is no zip archive")
-            print("The server cannot go on from the part that is here: starting over.")
+        size_before = file_size(archive)
+        exit_code, response, reason = run_curl(address, archive, size, stall_timeout)
+        # Status 416, "range not satisfiable": nothing is missing.
+        if exit_code == 0 or response.startswith("416"):
+            check_archive(archive)
+            return
+        if exit_code == 33:
+            # The server does not resume: it sends a web page, for which the partial
+            # archive must not be lost, or the archive from its beginning.
+            if not re.search("zip|octet", response):
+                raise DownloadError("what arrived is not a zip archive")
+            print("The server does not support resuming: starting over.")
             archive.unlink()
             continue
-        left = list(pauses) if size_of(archive) > before + 1e6 else left
-        again = not re.match("4(?!08|29)", answer)
-        if not again or not left:
-            raise DownloadError(
-                f"{reason}{'; run this again to go on from there' if again else ''}"
-            )
-        print(f"{reason}: trying again in {left[0]} s.")
-        time.sleep(left.pop(0))
+        if file_size(archive) > size_before + 1e6:
+            remaining_pauses = list(pauses)
+        # Client errors are final, but for 408 (timeout) and 429 (too many requests).
+        may_be_temporary = not re.match("4(?!08|29)", response)
+        if not may_be_temporary:
+            raise DownloadError(reason)
+        if not remaining_pauses:
+            raise DownloadError(f"{reason}; run this again to resume")
+        pause = remaining_pauses.pop(0)
+        print(f"{reason}: trying again in {pause} s.")
+        time.sleep(pause)
 
 
-def wait_for_others(archive: Path):
-    """Return when `archive` does not grow: the downloader of a process that was killed may live on for a moment."""
-    before = -1
-    while archive.exists() and before != (before := size_of(archive)):
+def wait_until_stable(archive: Path) -> None:
+    """Wait until a file stops growing.
+
+    The download command of a process that was killed may live on for a moment.
+    """
+    previous_size = -1
+    while archive.exists():
+        size = file_size(archive)
+        if size == previous_size:
+            return
+        previous_size = size
         time.sleep(2)
 
 
-def is_part(archive: Path) -> bool:
-    """Say whether a file begins as a zip archive but lacks its end."""
+def is_partial_zip(archive: Path) -> bool:
+    """Return whether a file begins as a zip archive but lacks its end."""
     if not archive.exists() or zipfile.is_zipfile(archive):
         return False
     with archive.open("rb") as file:
         return file.read(2) == b"PK"
 
 
-def check_archive(archive: Path, sha256: str = ""):
-    """Raise BadArchive unless the file is a zip archive that has its end and, if one is given, this SHA-256."""
+def check_archive(archive: Path, sha256: str = "") -> None:
+    """Check that a file is a zip archive with its end and, if given, this SHA-256.
+
+    Raises
+    ------
+    BadArchive
+    """
     if not zipfile.is_zipfile(archive):
-        raise BadArchive(
-            f"what arrived is no {'whole ' if is_part(archive) else ''}zip archive"
-        )
+        kind = "a whole zip archive" if is_partial_zip(archive) else "a zip archive"
+        raise BadArchive(f"what arrived is not {kind}")
+    if not sha256:
+        return
+    digest = hashlib.sha256()
     with archive.open("rb") as file:
-        digest = hashlib.sha256()
-        while sha256 and (block := file.read(1 << 22)):
+        while block := file.read(1 << 22):
             digest.update(block)
-    if sha256 not in ("", digest.hexdigest()):
+    if digest.hexdigest() != sha256:
         raise BadArchive("its SHA-256 is not that of the original")
 
 
-def choose_members(source: zipfile.ZipFile, size: int) -> list:
-    """Return [(member, path)] of the wanted tree in an open zip archive of `size` bytes; raise BadArchive if anything means harm."""
-    # Not the nested copy chest_xray/chest_xray, nor what a Mac leaves behind.
-    wanted = re.compile(
-        r"chest_xray/((?:train|val|test)/(?:NORMAL|PNEUMONIA)/[^/.][^/]*\.(?i:jpe?g|png))"
-    )
-    for member in source.infolist():
-        parts = member.orig_filename.replace("\\", "/").split("/")
-        harms = {
-            "a name that points outside the folder": ".." in parts
-            or parts[0] == ""
-            or parts[0].endswith(":"),
-            "a symbolic link": stat.S_ISLNK(member.external_attr >> 16),
-            "a file packed in an unusual way": member.compress_type
-            not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
-            "a file out of proportion": member.file_size
-            > 1e6 + 50 * member.compress_size,
-        }
-        for harm in (harm for harm, is_there in harms.items() if is_there):
+def check_member(member: zipfile.ZipInfo) -> None:
+    """Raise BadArchive if an entry of an archive could do harm when it is extracted."""
+    parts = member.orig_filename.replace("\\", "/").split("/")
+    is_outside = ".." in parts or parts[0] == "" or parts[0].endswith(":")
+    common_methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    harms = {
+        "a name that points outside the folder": is_outside,
+        "a symbolic link": stat.S_ISLNK(member.external_attr >> 16),
+        "a file with an unusual compression": (
+            member.compress_type not in common_methods
+        ),
+        "a file that is out of proportion": (
+            member.file_size > 1e6 + 50 * member.compress_size
+        ),
+    }
+    for harm, is_present in harms.items():
+        if is_present:
             raise BadArchive(f"it holds {harm}, {member.orig_filename[:80]!r}")
-    chosen = [
+
+
+def select_members(
+    source: zipfile.ZipFile, archive_size: int
+) -> list[tuple[zipfile.ZipInfo, str]]:
+    """Return [(member, path to extract it to)] of the images in an open archive.
+
+    Raises
+    ------
+    BadArchive
+        If any member could do harm.
+    """
+    # Without the nested copy chest_xray/chest_xray and the files that macOS adds.
+    image_path = re.compile(
+        r"chest_xray/((?:train|val|test)/(?:NORMAL|PNEUMONIA)"
+        r"/[^/.][^/]*\.(?i:jpe?g|png))"
+    )
+    members = source.infolist()
+    for member in members:
+        check_member(member)
+    selected = [
         (member, match[1])
-        for member in source.infolist()
-        if (match := wanted.fullmatch(member.filename))
+        for member in members
+        if (match := image_path.fullmatch(member.filename))
     ]
-    if sum(member.file_size for member, _ in chosen) > 1e6 + 20 * size:
+    total = sum(member.file_size for member, _ in selected)
+    if total > 1e6 + 20 * archive_size:
         raise BadArchive("its files are out of proportion")
-    return chosen
+    return selected
 
 
-def extract_archive(archive: Path, folder: Path, expected: list):
-    """Extract the wanted tree of the archive into `folder`, all or nothing; what is in `folder` already is kept aside.
+def extract_members(archive: Path, folder: Path) -> None:
+    """Extract the images of an archive into a new folder."""
+    with zipfile.ZipFile(archive) as source:
+        members = select_members(source, file_size(archive))
+        for member, path in tqdm(
+            members, desc="Extracting", file=sys.stdout, mininterval=1
+        ):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            with source.open(member) as content:
+                # Reading one byte more than announced checks the CRC, and extracts no
+                # more than was announced.
+                (folder / path).write_bytes(content.read(member.file_size + 1))
 
-    `expected`: a list of {"split/CLASS": count}, one of which must be met. Raises BadArchive if the archive is corrupt or
-    holds something else, StorageError if it cannot be written.
+
+def extract_archive(
+    archive: Path, folder: Path, expected: Sequence[Mapping[str, int]]
+) -> None:
+    """Extract the images of an archive into `folder`, all of them or none.
+
+    A folder that exists already is renamed and kept.
+
+    Parameters
+    ----------
+    archive, folder : Path
+    expected : sequence of {"split/CLASS": number of images}
+        One of these must be met.
+
+    Raises
+    ------
+    BadArchive
+        If the archive is corrupt, or holds something else.
+    StorageError
+        If the images cannot be written.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        with zipfile.ZipFile(archive) as source:
-            for member, path in tqdm(
-                choose_members(source, size_of(archive)),
-                desc="Extracting",
-                file=sys.stdout,
-                mininterval=1,
-            ):
-                (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
-                with (
-                    source.open(member) as content
-                ):  # a byte more than announced: no more is unpacked, and the CRC is checked
-                    (unfinished / path).write_bytes(content.read(member.file_size + 1))
+        extract_members(archive, unfinished)
         counts = count_images(unfinished)
         if counts not in expected:
             listed = ", ".join(f"{count:,} {name}" for name, count in counts.items())
             raise BadArchive(
-                f"it holds {sum(counts.values()):,} images of the wanted tree ({listed})"
+                f"it holds {sum(counts.values()):,} images of the data set ({listed})"
             )
         if folder.exists():
-            folder.rename(
-                folder.with_name(f"{folder.name}.incomplete-{time.time_ns()}")
-            )
+            aside = folder.with_name(f"{folder.name}.incomplete-{time.time_ns()}")
+            folder.rename(aside)
         unfinished.rename(folder)
     except (
         zipfile.BadZipFile,
@@ -301,127 +407,150 @@ def extract_archive(archive: Path, folder: Path, expected: list):
     ) as error:
         raise BadArchive(f"it is corrupt ({error})") from error
     except OSError as error:
-        corrupt = error.errno in (
-            errno.EINVAL,
-            errno.ENAMETOOLONG,
-        )  # a place before the file's beginning, a name too long
-        raise (
-            BadArchive(f"it is corrupt ({error.strerror})")
-            if corrupt
-            else as_storage_error(folder.parent, error)
-        ) from error
+        # A position before the beginning of the file, or a name that is too long.
+        if error.errno in (errno.EINVAL, errno.ENAMETOOLONG):
+            raise BadArchive(f"it is corrupt ({error.strerror})") from error
+        raise as_storage_error(folder.parent, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def list_sources(folder: Path) -> list:
-    """Return [(name, address, archive, function that fetches it)] in the order in which to try them; no address: it is the user's."""
-    own = folder.with_name(f".{folder.name}.download")
-    kaggle, mendeley = (
-        own / f"{ChestXray.slug.split('/')[1]}.zip",
-        own / "ChestXRay2017.zip",
-    )
-    lying = [
-        folder.with_name(name) for name in (kaggle.name, mendeley.name, "archive.zip")
-    ]
-    return [
-        *(
-            (f"the archive {archive}", None, archive, None)
-            for archive in lying
-            if archive.is_file()
+def list_sources(folder: Path) -> list[Source]:
+    """Return the sources in the order in which to try them.
+
+    First come archives that the user has put beside `folder`.
+    """
+    downloads = folder.with_name(f".{folder.name}.download")
+    kaggle_archive = downloads / f"{ChestXray.slug.split('/')[1]}.zip"
+    mendeley_archive = downloads / "ChestXRay2017.zip"
+    sources = []
+    for name in (kaggle_archive.name, mendeley_archive.name, "archive.zip"):
+        archive = folder.with_name(name)
+        if archive.is_file():
+            sources.append(Source(f"the archive {archive}", None, archive, None))
+    sources += [
+        Source(
+            "the kaggle command",
+            ChestXray.kaggle_address,
+            kaggle_archive,
+            download_with_kaggle,
         ),
-        ("the kaggle command", ChestXray.kaggle_address, kaggle, download_with_kaggle),
-        (
+        Source(
             "Kaggle's public address",
             ChestXray.kaggle_address,
-            kaggle,
+            kaggle_archive,
             download_with_curl,
         ),
-        (
+        Source(
             "the original at Mendeley",
             ChestXray.mendeley_address,
-            mendeley,
+            mendeley_archive,
             download_with_curl,
         ),
     ]
+    return sources
 
 
-def get_from_source(
-    folder: Path, online: list, address: str | None, archive: Path, fetch
-):
-    """Make `folder` from one source; raise DownloadError or StorageError. A bad archive is removed, unless it is the user's."""
-    original = address == ChestXray.mendeley_address
-    size = ChestXray.mendeley_bytes if original else ChestXray.kaggle_bytes
-    missing = address and not zipfile.is_zipfile(archive)
-    if missing and address not in online:
+def fetch_from_source(folder: Path, source: Source, reachable: Sequence[str]) -> None:
+    """Create `folder` from one source, whose address must be among `reachable`.
+
+    A bad archive is removed, unless it is the user's own.
+
+    Raises
+    ------
+    DownloadError, StorageError
+    """
+    archive = source.archive
+    is_original = source.address == ChestXray.mendeley_address
+    size = ChestXray.mendeley_bytes if is_original else ChestXray.kaggle_bytes
+    must_fetch = source.address is not None and not zipfile.is_zipfile(archive)
+    if must_fetch and source.address not in reachable:
         raise DownloadError("cannot be reached from here")
-    check_free_space(
-        folder.parent,
-        ChestXray.tree_bytes + max(0, size - size_of(archive)) * bool(missing),
-    )
+    missing_bytes = max(0, size - file_size(archive)) if must_fetch else 0
+    check_free_space(folder.parent, ChestXray.tree_bytes + missing_bytes)
     try:
-        if missing:
+        if must_fetch:
+            assert source.address and source.fetch
             archive.parent.mkdir(exist_ok=True)
-            wait_for_others(archive)
-            fetch(address, archive, size)
-        check_archive(archive, ChestXray.mendeley_sha256 if original else "")
+            wait_until_stable(archive)
+            source.fetch(source.address, archive, size)
+        check_archive(archive, ChestXray.mendeley_sha256 if is_original else "")
         extract_archive(archive, folder, [ChestXray.counts, ChestXray.mendeley_counts])
     except BadArchive as error:
-        if address:
-            archive.unlink(missing_ok=True)
-        raise DownloadError(
-            f"{error}; {'it was removed' if address else 'it was left where it is'}"
-        ) from error
+        if source.address is None:
+            raise DownloadError(f"{error}; it was left where it is") from error
+        archive.unlink(missing_ok=True)
+        raise DownloadError(f"{error}; it was removed") from error
 
 
-def download_data(folder: Path, keep_archive: bool = False, seconds: float = 8):
-    """Make `folder` hold the whole data set, from the first source that gives it; do nothing if it does already.
+def download_data(folder: Path, keep_archive: bool = False, timeout: float = 8) -> None:
+    """Make `folder` hold the whole data set, from the first source that provides it.
 
-    A download that was cut off is gone on with. The archive is removed in the end, or moved beside `folder` (`keep_archive`).
-    `seconds`: how long to wait for a sign of life. Raises DownloadError if no source gives it, StorageError if it cannot be stored.
+    Nothing is done if it does already. An interrupted download is resumed.
+
+    Parameters
+    ----------
+    folder : Path
+    keep_archive : bool
+        Whether to move the archive beside `folder` in the end, instead of removing it.
+    timeout : float
+        Seconds to wait for a response of the sources.
+
+    Raises
+    ------
+    DownloadError
+        If no source provides the data set.
+    StorageError
+        If it cannot be stored.
     """
     folder = Path(folder)
     if is_whole(folder):
         return
-    online = reachable([ChestXray.kaggle_address, ChestXray.mendeley_address], seconds)
-    if not online and not any(
-        address is None or zipfile.is_zipfile(archive)
-        for _, address, archive, _ in list_sources(folder)
-    ):
+    reachable = reachable_addresses(
+        [ChestXray.kaggle_address, ChestXray.mendeley_address], timeout
+    )
+    has_archive = any(
+        source.address is None or zipfile.is_zipfile(source.archive)
+        for source in list_sources(folder)
+    )
+    if not reachable and not has_archive:
         raise DownloadError("neither Kaggle nor Mendeley can be reached from here")
     prepare_folder(folder.parent, "The folder for the data,")
     with lock_folder(folder.parent, f"getting data into {folder.parent}"):
         if is_whole(folder):  # another process was faster
             return
         problem: Exception = DownloadError(
-            "no source gave the data set (reasons above)"
+            "no source provided the data set (reasons above)"
         )
-        for name, address, archive, fetch in list_sources(folder):
+        for source in list_sources(folder):
             try:
-                get_from_source(folder, online, address, archive, fetch)
+                fetch_from_source(folder, source, reachable)
             except (DownloadError, OSError) as error:
-                print(f"{name}: {error}.")
-                problem = error if isinstance(error, StorageError) else problem
+                print(f"{source.name}: {error}.")
+                if isinstance(error, StorageError):
+                    problem = error
                 continue
-            if address and keep_archive:
-                archive.replace(folder.with_name(archive.name))
-            return shutil.rmtree(
-                folder.with_name(f".{folder.name}.download"), ignore_errors=True
-            )
+            if source.address and keep_archive:
+                source.archive.replace(folder.with_name(source.archive.name))
+            downloads = folder.with_name(f".{folder.name}.download")
+            shutil.rmtree(downloads, ignore_errors=True)
+            return
         raise problem
 
 
-def main():
-    """Get the data from the command line."""
+def main() -> None:
+    """Download the data set from the command line."""
     import argparse
 
     parser = argparse.ArgumentParser(
         "download_data.sh",
         allow_abbrev=False,
         description=(
-            "Download the data set paultimothymooney/chest-xray-pneumonia into DIR: the kaggle command, Kaggle's public address and Mendeley's "
-            "(version 3: no val folder, other file names, other healthy films in test) are tried in turn, none needs an account. One that was "
-            "cut off goes on. It takes about 4 GB of disk."
+            "Download the data set paultimothymooney/chest-xray-pneumonia into DIR. "
+            "These sources are tried in turn: the kaggle command, Kaggle's public "
+            "address, and Mendeley (version 3: no val folder, other file names, other "
+            "NORMAL test images). None of them needs an account. An interrupted "
+            "download is resumed. About 4 GB of disk are needed."
         ),
         epilog="Exit code: 0 only if DIR holds the whole, checked data set.",
     )
@@ -441,12 +570,13 @@ def main():
     folder = options.DIR.absolute()
     try:
         if is_whole(folder):
-            return print(f"{folder} is complete: nothing to download.")
+            print(f"{folder} is complete: nothing to download.")
+            return
         download_data(folder, options.keep_archive)
     except (DownloadError, StorageError) as error:
         sys.exit(f"download_data.sh: {error}.")
     except KeyboardInterrupt:
-        sys.exit("\ndownload_data.sh: interrupted; run it again to go on from there.")
+        sys.exit("\ndownload_data.sh: interrupted; run it again to resume.")
     print(f"{folder}: {sum(count_images(folder).values()):,} images, checked.")
 
 

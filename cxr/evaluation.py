@@ -1,47 +1,101 @@
-"""Measuring a network: scores with intervals, calibration, the threshold."""
+"""Evaluation: predictions, metrics, and bootstrap confidence intervals by patient."""
 
+import functools
 from collections.abc import Iterator
+from typing import TypedDict
 
 import keras
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from cxr.batches import ImageBatches
 from cxr.calibration import expected_calibration_error
 
 
-def predict_in_batches(model: keras.Model, x, batch_size: int = 32) -> np.ndarray:
-    """Return float64 (n, outputs): what a network answers for each image of an array or of ImageBatches.
+class Estimate(TypedDict):
+    """A metric with its 95 % confidence interval; NaN where it is undefined."""
 
-    An array is cut into batches of one shape: on a GPU, each other shape would be compiled anew.
+    value: float
+    low: float
+    high: float
+
+
+def predict_in_batches(
+    model: keras.Model, x: np.ndarray | ImageBatches, batch_size: int = 32
+) -> np.ndarray:
+    """Return the outputs of a network for each image.
+
+    All batches have the same shape. On a GPU, every new shape would be compiled
+    anew.
+
+    Parameters
+    ----------
+    model : keras.Model
+    x : uint8 array of shape (n, size, size, 1), or ImageBatches of n images
+    batch_size : int
+        For arrays only: ImageBatches have their own.
+
+    Returns
+    -------
+    float64 array of shape (n, outputs)
     """
     if isinstance(x, np.ndarray):
-        x = ImageBatches([x], np.arange(len(x)), np.zeros(len(x), np.uint8), batch_size)
+        labels = np.zeros(len(x), np.uint8)
+        x = ImageBatches([x], np.arange(len(x)), labels, batch_size)
     return model.predict(x, verbose=0)[: len(x.rows)].astype(np.float64)
 
 
-def predict_probabilities(model: keras.Model, x) -> np.ndarray:
-    """Return the probability of PNEUMONIA for each image of an array or of ImageBatches: float64 (n,)."""
+def predict_probabilities(
+    model: keras.Model, x: np.ndarray | ImageBatches
+) -> np.ndarray:
+    """Return P(PNEUMONIA) for each of n images: float64 array of shape (n,)."""
     return predict_in_batches(model, x)[:, 0]
+
+
+@functools.lru_cache(maxsize=4)  # Keras compiles the prediction of each new model
+def logit_model(model: keras.Model) -> keras.Model:
+    """Return the part of a network that ends at its layer "logit"."""
+    return keras.Model(model.inputs, model.get_layer("logit").output)
+
+
+def predict_logits(model: keras.Model, x: np.ndarray | ImageBatches) -> np.ndarray:
+    """Return the logit, log(p / (1 − p)), for each of n images: float64 array (n,).
+
+    The output of the layer "logit" keeps the differences that are rounded off where a
+    float32 probability is close to 0 or 1.
+    """
+    return predict_in_batches(logit_model(model), x)[:, 0]
 
 
 def auc_and_average_precision(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 ) -> tuple[float, float]:
-    """Return (AUC, average precision) of images with weights (n,); NaN where a class is missing. (10 × as fast as scikit-learn.)"""
-    place = np.unique(-probabilities, return_inverse=True)[
-        1
-    ]  # 0: the highest; equal answers share a place
-    sick, healthy = (
-        np.bincount(place, weights * (labels == label)) for label in (1, 0)
-    )
-    hits, false_alarms = np.cumsum(sick), np.cumsum(healthy)
-    if not hits[-1] or not false_alarms[-1]:
+    """Return (AUC, average precision) of weighted images; NaN if a class is missing.
+
+    The results are those of `roc_auc_score` and `average_precision_score` of
+    scikit-learn, which take ten times as long: the bootstrap calls this function
+    thousands of times.
+
+    Parameters
+    ----------
+    labels, probabilities, weights : arrays of shape (n,)
+    """
+    if not weights[labels == 1].sum() or not weights[labels == 0].sum():
         return float("nan"), float("nan")
-    precision = hits / np.maximum(hits + false_alarms, 1e-12)
-    return float(
-        np.sum(healthy * (hits - sick / 2)) / hits[-1] / false_alarms[-1]
-    ), float(np.sum(sick * precision) / hits[-1])
+    # Rank 0 is the highest probability; equal probabilities share a rank.
+    rank = np.unique(-probabilities, return_inverse=True)[1]
+    positives = np.bincount(rank, weights * (labels == 1))
+    negatives = np.bincount(rank, weights * (labels == 0))
+    true_positives = np.cumsum(positives)
+    false_positives = np.cumsum(negatives)
+    predicted = np.maximum(true_positives + false_positives, 1e-12)
+    precision = true_positives / predicted
+    # Of each negative: the positives ranked above it, and half of those at its rank.
+    ordered_pairs = np.sum(negatives * (true_positives - positives / 2))
+    auc = ordered_pairs / true_positives[-1] / false_positives[-1]
+    average_precision = np.sum(positives * precision) / true_positives[-1]
+    return float(auc), float(average_precision)
 
 
 def compute_metrics(
@@ -50,149 +104,255 @@ def compute_metrics(
     threshold: float,
     weights: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Return a dict of seven scores of images, weighted or not; a score that has nothing to measure is NaN."""
+    """Return seven metrics of a binary classifier.
+
+    Parameters
+    ----------
+    labels : int array of shape (n,), 0 (NORMAL) or 1 (PNEUMONIA)
+    probabilities : float array of shape (n,)
+    threshold : float
+        A probability at or above the threshold is a positive prediction.
+    weights : float array of shape (n,), optional
+        How often each image counts; once if None.
+
+    Returns
+    -------
+    dict of accuracy, sensitivity, specificity, precision, f1, auc and
+    average_precision. A metric that is undefined, such as the sensitivity without a
+    positive image, is NaN.
+    """
     weights = np.ones(len(labels)) if weights is None else weights
-    alarms = probabilities >= threshold
-    hits, misses = (
-        weights[alarms & (labels == 1)].sum(),
-        weights[~alarms & (labels == 1)].sum(),
-    )
-    false_alarms, passes = (
-        weights[alarms & (labels == 0)].sum(),
-        weights[~alarms & (labels == 0)].sum(),
-    )
+    predicted = probabilities >= threshold
+    true_positives = weights[predicted & (labels == 1)].sum()
+    false_negatives = weights[~predicted & (labels == 1)].sum()
+    false_positives = weights[predicted & (labels == 0)].sum()
+    true_negatives = weights[~predicted & (labels == 0)].sum()
     auc, average_precision = auc_and_average_precision(labels, probabilities, weights)
 
-    def ratio(part, whole):
+    def ratio(part: float, whole: float) -> float:
         return float(part / whole) if whole else float("nan")
 
     return {
-        "accuracy": ratio(hits + passes, weights.sum()),
-        "sensitivity": ratio(hits, hits + misses),
-        "specificity": ratio(passes, passes + false_alarms),
-        "precision": ratio(hits, hits + false_alarms),
-        "f1": ratio(2 * hits, 2 * hits + misses + false_alarms),
+        "accuracy": ratio(true_positives + true_negatives, weights.sum()),
+        "sensitivity": ratio(true_positives, true_positives + false_negatives),
+        "specificity": ratio(true_negatives, true_negatives + false_positives),
+        "precision": ratio(true_positives, true_positives + false_positives),
+        "f1": ratio(
+            2 * true_positives, 2 * true_positives + false_negatives + false_positives
+        ),
         "auc": auc,
         "average_precision": average_precision,
     }
 
 
 def cluster_bootstrap_weights(
-    patients, bootstrap_samples: int, seed: int
+    patients: ArrayLike, bootstrap_samples: int, seed: int
 ) -> Iterator[np.ndarray]:
-    """Yield float64 (images,), `bootstrap_samples` times: how often each image counts when patients are drawn with replacement.
+    """Yield bootstrap samples of patients, as weights of their images.
 
-    Images of one patient are alike, so an image counts as often as its patient (the cluster bootstrap; Field and Welsh, 2007).
+    Images of the same patient are similar, so whole patients are drawn, with
+    replacement. An image counts as often as its patient was drawn.
+
+    Parameters
+    ----------
+    patients : array-like of shape (n,)
+        The patient of each image.
+    bootstrap_samples : int
+    seed : int
+
+    Yields
+    ------
+    float64 array of shape (n,)
+
+    References
+    ----------
+    Field and Welsh, "Bootstrapping clustered data", J. R. Stat. Soc. B, 2007.
     """
-    patient = np.unique(patients, return_inverse=True)[1]
-    generator, count = np.random.default_rng(seed), patient.max() + 1
+    names, patient = np.unique(patients, return_inverse=True)
+    generator = np.random.default_rng(seed)
     for _ in range(bootstrap_samples):
-        yield np.bincount(generator.integers(count, size=count), minlength=count)[
-            patient
-        ].astype(float)
+        drawn = generator.integers(len(names), size=len(names))
+        times_drawn = np.bincount(drawn, minlength=len(names))
+        yield times_drawn[patient].astype(float)
 
 
-def percentile_ci(scores: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Return {score: {"value", "low", "high"}} of a table of scores: first of all images, then of each draw; 95 % intervals."""
-    result = {}
-    for name, (value, *draws) in scores.items():
-        seen = [draw for draw in draws if np.isfinite(draw)]
-        low, high = np.quantile(seen, (0.025, 0.975)) if seen else (np.nan, np.nan)
-        result[name] = {"value": float(value), "low": float(low), "high": float(high)}
-    return result
+def percentile_ci(table: pd.DataFrame) -> dict[str, Estimate]:
+    """Return each column's value with its 95 % percentile confidence interval.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One column a metric. The first row is computed from all images, each further
+        row from one bootstrap sample. Samples in which a metric is NaN are left out.
+
+    References
+    ----------
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    """
+    estimates: dict[str, Estimate] = {}
+    for name in table:
+        value, *samples = table[name].astype(float)
+        samples = [sample for sample in samples if np.isfinite(sample)]
+        low, high = float("nan"), float("nan")
+        if samples:
+            low, high = np.quantile(samples, (0.025, 0.975)).tolist()
+        estimates[str(name)] = {"value": float(value), "low": low, "high": high}
+    return estimates
 
 
 def metrics_with_ci(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    patients,
+    patients: ArrayLike,
     threshold: float,
     bootstrap_samples: int,
     seed: int,
-) -> dict:
-    """Return {score: {"value", "low", "high"}} with 95 % percentile bootstrap intervals, drawn by patient."""
-    every_draw = (
-        np.ones(len(labels)),
-        *cluster_bootstrap_weights(patients, bootstrap_samples, seed),
-    )
-    result = percentile_ci(
-        pd.DataFrame(
-            [
-                compute_metrics(labels, probabilities, threshold, weights)
-                for weights in every_draw
-            ]
-        )
-    )
-    fewest = min(
-        len(np.unique(np.asarray(patients)[labels == label])) for label in (0, 1)
-    )
-    for one in result.values():  # where no patient is answered wrongly, none of any draw is: then as Clopper and Pearson, 1934
-        if fewest and one["low"] == one["high"] and one["value"] in (0, 1):
-            one["high" if one["value"] == 0 else "low"] = abs(
-                1 - one["value"] - 0.025 ** (1 / fewest)
-            )
-    return result
+) -> dict[str, Estimate]:
+    """Return the metrics of `compute_metrics` with 95 % confidence intervals.
+
+    The intervals come from a bootstrap by patient. If all images are classified
+    correctly, so are those of every bootstrap sample, and the interval would shrink to
+    a point. The exact interval for the patients of the smaller class replaces it.
+
+    Parameters
+    ----------
+    labels, probabilities : arrays of shape (n,)
+    patients : array-like of shape (n,)
+    threshold : float
+    bootstrap_samples : int
+    seed : int
+
+    Returns
+    -------
+    dict of {metric: Estimate}
+
+    References
+    ----------
+    Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the
+    case of the binomial", Biometrika, 1934 (the exact interval).
+    """
+    samples = [compute_metrics(labels, probabilities, threshold)]
+    for weights in cluster_bootstrap_weights(patients, bootstrap_samples, seed):
+        samples.append(compute_metrics(labels, probabilities, threshold, weights))
+    estimates = percentile_ci(pd.DataFrame(samples))
+
+    patients = np.asarray(patients)
+    positives = len(np.unique(patients[labels == 1]))
+    negatives = len(np.unique(patients[labels == 0]))
+    if positives and negatives:
+        exact_low = 0.025 ** (1 / min(positives, negatives))
+        for estimate in estimates.values():
+            if estimate["value"] == estimate["low"] == estimate["high"] == 1:
+                estimate["low"] = exact_low
+            if estimate["value"] == estimate["low"] == estimate["high"] == 0:
+                estimate["high"] = 1 - exact_low
+    return estimates
 
 
 def mean_with_ci(
-    values: np.ndarray, patients, bootstrap_samples: int, seed: int
+    values: np.ndarray, patients: ArrayLike, bootstrap_samples: int, seed: int
 ) -> tuple[float, float, float]:
-    """Return (mean, low, high) of values (n,), with a 95 % percentile bootstrap interval, drawn by patient."""
+    """Return (mean, low, high) of values (n,) with a 95 % bootstrap CI by patient."""
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
     means = [
         np.average(values, weights=weights)
         for weights in cluster_bootstrap_weights(patients, bootstrap_samples, seed)
     ]
-    return float(np.mean(values)), *np.quantile(means, (0.025, 0.975)).tolist()
+    low, high = np.quantile(means, (0.025, 0.975)).tolist()
+    return float(np.mean(values)), low, high
 
 
 def predictive_values(
     sensitivity: float, specificity: float, prevalence: float
 ) -> tuple[float, float]:
-    """Return (PPV, NPV): the shares of the alarms, and of the all-clears, that are right at a prevalence (Bayes' theorem)."""
-    right, wrong = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
-    clear, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
-    return (right / (right + wrong) if right + wrong else np.nan), (
-        clear / (clear + missed) if clear + missed else np.nan
-    )
+    """Return (PPV, NPV) at a prevalence, by Bayes' theorem.
 
-
-def describe_confusion_matrix(matrix: np.ndarray, scores: dict, pictures: str) -> str:
-    """Return in words what a confusion matrix ((2, 2), rows are the truth) shows, and how sure that is."""
-    (passes, false_alarms), (misses, hits) = matrix
-    floor, accuracy = matrix[1].sum() / matrix.sum(), scores["accuracy"]
-    verdict = "above" if accuracy["low"] > floor else "not surely above"
+    The positive predictive value is the fraction of positive predictions that are
+    correct, the negative predictive value that of negative predictions; NaN if there
+    is no such prediction.
+    """
+    true_positives = sensitivity * prevalence
+    false_negatives = (1 - sensitivity) * prevalence
+    true_negatives = specificity * (1 - prevalence)
+    false_positives = (1 - specificity) * (1 - prevalence)
+    positives = true_positives + false_positives
+    negatives = true_negatives + false_negatives
     return (
-        f"Missed {misses} of {misses + hits} {pictures} with pneumonia, {false_alarms} false alarms for {passes + false_alarms} normal "
-        f"ones.\nAccuracy {accuracy['value']:.1%}, 95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%}: {verdict} the "
-        f"{floor:.1%} of always answering PNEUMONIA."
+        true_positives / positives if positives else float("nan"),
+        true_negatives / negatives if negatives else float("nan"),
     )
 
 
-def compare_datasets(sets: dict, threshold: float) -> pd.DataFrame:
-    """Return a table of what a shift changes, one row for each {name: (labels, probabilities)}."""
+def describe_confusion_matrix(
+    matrix: np.ndarray, metrics: dict[str, Estimate], image_label: str
+) -> str:
+    """Return in words the errors, and whether the accuracy beats a constant prediction.
+
+    Parameters
+    ----------
+    matrix : int array of shape (2, 2), rows are the true classes
+    metrics : dict of {metric: Estimate}, with "accuracy"
+    image_label : str, such as "chest radiographs"
+    """
+    (true_negatives, false_positives), (false_negatives, true_positives) = matrix
+    positives = false_negatives + true_positives
+    negatives = true_negatives + false_positives
+    prevalence = positives / max(positives + negatives, 1)
+    accuracy = metrics["accuracy"]
+    verdict = "significantly above"
+    if not accuracy["low"] > prevalence:
+        verdict = "not significantly above"
+    return (
+        f"Missed {false_negatives} of {positives} {image_label} with pneumonia; "
+        f"{false_positives} false positives among {negatives} normal ones.\n"
+        f"Accuracy {accuracy['value']:.1%} (95 % CI {accuracy['low']:.1%} to "
+        f"{accuracy['high']:.1%}): {verdict} the {prevalence:.1%} of always "
+        "predicting PNEUMONIA."
+    )
+
+
+def compare_datasets(
+    datasets: dict[str, tuple[np.ndarray, np.ndarray]], threshold: float
+) -> pd.DataFrame:
+    """Return a table of what a dataset shift changes.
+
+    Parameters
+    ----------
+    datasets : dict of {name: (labels, probabilities)}
+    threshold : float
+
+    Returns
+    -------
+    DataFrame with a row for each data set
+    """
     rows = {}
-    for name, (labels, probabilities) in sets.items():
-        scores = compute_metrics(labels, probabilities, threshold)
+    for name, (labels, probabilities) in datasets.items():
+        metrics = compute_metrics(labels, probabilities, threshold)
         rows[name] = {
-            "sick, truly": labels.mean(),
-            "sick, as announced": probabilities.mean(),
-            "sensitivity": scores["sensitivity"],
-            "specificity": scores["specificity"],
-            "PPV": scores["precision"],
+            "prevalence": labels.mean(),
+            "mean probability": probabilities.mean(),
+            "sensitivity": metrics["sensitivity"],
+            "specificity": metrics["specificity"],
+            "PPV": metrics["precision"],
             "calibration error": expected_calibration_error(labels, probabilities),
         }
     return pd.DataFrame(rows).T
 
 
-def format_metrics(**sets: dict) -> pd.DataFrame:
-    """Return a table of scores as "value [low–high]", one column a set."""
+def format_metrics(**columns: dict[str, Estimate]) -> pd.DataFrame:
+    """Return a table of metrics as texts, "value [low–high]", or "–" if undefined."""
+
+    def as_text(estimate: Estimate) -> str:
+        if np.isnan(estimate["value"]):
+            return "–"
+        interval = f"[{estimate['low']:.3f}–{estimate['high']:.3f}]"
+        return f"{estimate['value']:.3f} {interval}"
+
     return pd.DataFrame(
         {
-            name: {
-                key: f"{one['value']:.3f} [{one['low']:.3f}–{one['high']:.3f}]"
-                for key, one in scores.items()
-            }
-            for name, scores in sets.items()
+            column: {name: as_text(estimate) for name, estimate in metrics.items()}
+            for column, metrics in columns.items()
         }
     )
 
@@ -204,25 +364,41 @@ def metrics_by_finding(
     threshold: float,
     bootstrap_samples: int,
     seed: int,
-):
-    """Return a table: sensitivity, and AUC against the normal images, for each kind of pneumonia that the file names tell."""
+) -> pd.DataFrame:
+    """Return a table of metrics for each kind of pneumonia that the file names tell.
+
+    Parameters
+    ----------
+    labels, probabilities : arrays of shape (n,)
+    files : DataFrame of n rows, with the columns finding and patient
+    threshold : float
+    bootstrap_samples : int
+    seed : int
+
+    Returns
+    -------
+    DataFrame with a row for "bacterial" and "viral", as far as there are such images:
+    their number, the sensitivity, and the AUC against all normal images, with 95 %
+    confidence intervals
+    """
     rows = {}
-    for finding in [
-        name for name in ("bacterial", "viral") if (files.finding == name).any()
-    ]:
-        chosen = ((files.finding == finding) | (labels == 0)).to_numpy()
-        scores = metrics_with_ci(
-            labels[chosen],
-            probabilities[chosen],
-            files.patient[chosen],
+    for finding in ("bacterial", "viral"):
+        has_finding = (files.finding == finding).to_numpy()
+        if not has_finding.any():
+            continue
+        compared = has_finding | (labels == 0)
+        metrics = metrics_with_ci(
+            labels[compared],
+            probabilities[compared],
+            files.patient[compared],
             threshold,
             bootstrap_samples,
             seed,
         )
+        texts = format_metrics(value=metrics).value
         rows[finding] = {
-            "images": int((files.finding == finding).sum()),
-            **format_metrics(
-                one={key: scores[key] for key in ("sensitivity", "auc")}
-            ).one,
+            "images": int(has_finding.sum()),
+            "sensitivity": texts["sensitivity"],
+            "AUC against normal": texts["auc"],
         }
-    return pd.DataFrame(rows).T.rename(columns={"auc": "AUC against normal"})
+    return pd.DataFrame(rows).T

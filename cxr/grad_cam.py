@@ -1,4 +1,7 @@
-"""Explanations: what speaks for an answer, and whether such a map means something."""
+"""Grad-CAM: heat maps that explain a prediction, and sanity checks of these maps."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import cv2
 import keras
@@ -9,8 +12,8 @@ from cxr.calibration import to_logits
 from cxr.evaluation import mean_with_ci, predict_probabilities
 
 
-def gradient_of_sum(function, values):
-    """Return the gradient of sum(function(values)) with respect to `values`, a tensor, with TensorFlow or JAX."""
+def gradient_of_sum(function: Callable[[Any], Any], values: Any) -> Any:
+    """Return the gradient of sum(function(values)) by a tensor (TensorFlow or JAX)."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -24,161 +27,224 @@ def gradient_of_sum(function, values):
 
 
 def grad_cam(
-    model: keras.Model, x: np.ndarray, answers: np.ndarray, layer: str = "features"
+    model: keras.Model, x: np.ndarray, predicted: np.ndarray, layer: str = "features"
 ) -> np.ndarray:
-    """Return float32 maps (n, size, size), 0 to 1: what speaks for each image's answer (True: PNEUMONIA).
+    """Return Grad-CAM heat maps: which places speak for the predicted class.
 
-    Selvaraju et al., 2017 (arXiv:1610.02391), on the logit, which does not saturate as the probability does.
+    The gradient is that of the logit, which does not saturate as the probability does.
+
+    Parameters
+    ----------
+    model : keras.Model
+    x : uint8 array (n, size, size, 1)
+    predicted : bool array (n,)
+        The class that each map explains, True for PNEUMONIA.
+    layer : str, default "features"
+        The convolutional feature maps that are weighted.
+
+    Returns
+    -------
+    float32 array (n, size, size)
+        From 0 to 1, the maximum of each map.
+
+    References
+    ----------
+    Selvaraju et al., Grad-CAM, 2017 (arXiv:1610.02391).
     """
-    maps_of = keras.Model(model.inputs, model.get_layer(layer).output)
-    logit_of = keras.Model(
-        model.get_layer(layer).output, model.get_layer("logit").output
-    )
-    signs, found = np.where(answers, 1, -1).astype("float32")[:, None], []
-    some = max(
-        1, 300_000 // (x.shape[1] * x.shape[2])
-    )  # at a time: all maps of all layers are in memory at once
-    for part in (slice(start, start + some) for start in range(0, len(x), some)):
-        maps = keras.ops.stop_gradient(
-            maps_of(
-                keras.ops.convert_to_tensor(x[part].astype("float32")), training=False
-            )
+    features = model.get_layer(layer).output
+    to_features = keras.Model(model.inputs, features)
+    to_logit = keras.Model(features, model.get_layer("logit").output)
+    signs = np.where(predicted, 1, -1).astype("float32")[:, None]
+    # The feature maps of all layers are in memory at once, so the batches are small.
+    batch_size = max(1, 300_000 // (x.shape[1] * x.shape[2]))
+    heatmaps = []
+    for start in range(0, len(x), batch_size):
+        batch = slice(start, start + batch_size)
+        images = keras.ops.convert_to_tensor(x[batch].astype("float32"))
+        maps = keras.ops.stop_gradient(to_features(images, training=False))
+        gradients = gradient_of_sum(
+            lambda values: to_logit(values, training=False) * signs[batch], maps
         )
-        slopes = gradient_of_sum(
-            lambda values: logit_of(values, training=False) * signs[part], maps
+        # After a training in half precision, both may be in half precision.
+        maps = keras.ops.cast(maps, "float32")
+        gradients = keras.ops.cast(gradients, "float32")
+        weights = keras.ops.mean(gradients, axis=(1, 2), keepdims=True)
+        combined = keras.ops.relu(keras.ops.sum(maps * weights, axis=-1))
+        heatmaps.extend(
+            cv2.resize(heatmap, x.shape[2:0:-1], interpolation=cv2.INTER_LINEAR)
+            for heatmap in keras.ops.convert_to_numpy(combined)
         )
-        maps, slopes = (
-            keras.ops.cast(maps, "float32"),
-            keras.ops.cast(slopes, "float32"),
-        )  # after a training in half precision
-        weights = keras.ops.mean(slopes, axis=(1, 2), keepdims=True)
-        found += list(
-            keras.ops.convert_to_numpy(
-                keras.ops.relu(keras.ops.sum(maps * weights, axis=-1))
-            )
-        )
-    heat = np.stack(
-        [
-            cv2.resize(one, x.shape[2:0:-1], interpolation=cv2.INTER_LINEAR)
-            for one in found
-        ]
-    )
-    return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-9)
+    stacked = np.stack(heatmaps)
+    return stacked / np.maximum(stacked.max(axis=(1, 2), keepdims=True), 1e-9)
 
 
-def occlude(x: np.ndarray, centers, side: int) -> np.ndarray:
-    """Return a copy of pictures (n, size, size, 1) with a square of `side` pixels around each center (row, column) at the mean gray."""
-    covered = x.copy()
-    for picture, (row, column) in zip(covered, centers):
-        top, left = (
-            int(np.clip(middle - side // 2, 0, x.shape[1] - side))
-            for middle in (row, column)
-        )
-        picture[top : top + side, left : left + side] = round(float(picture.mean()))
-    return covered
+def occlude(x: np.ndarray, centers: Iterable, side: int) -> np.ndarray:
+    """Return a copy of images with a square of each one at its mean gray level.
+
+    Parameters
+    ----------
+    x : uint8 array (n, size, size, 1)
+    centers : iterable of n pairs (row, column)
+        A square that would go over the edge is moved inside.
+    side : int
+        The side of the squares in pixels.
+    """
+    occluded = x.copy()
+    highest = x.shape[1] - side
+    for image, (row, column) in zip(occluded, centers):
+        top = int(np.clip(row - side // 2, 0, highest))
+        left = int(np.clip(column - side // 2, 0, highest))
+        image[top : top + side, left : left + side] = round(float(image.mean()))
+    return occluded
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return Spearman's correlation of two maps, 0 where one of them is constant."""
+    if not np.ptp(first) or not np.ptp(second):
+        return 0.0
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 def sanity_check_grad_cam(
     model: keras.Model,
     x: np.ndarray,
-    answers: np.ndarray,
-    patients,
+    predicted: np.ndarray,
+    patients: Any,
     bootstrap_samples: int,
     seed: int,
-    tries: int = 5,
-) -> dict:
-    """Return {"alike", "hottest", "random"}: (mean, low, high) each, what two sanity checks of Grad-CAM show.
+    random_squares: int = 5,
+) -> dict[str, tuple[float, float, float]]:
+    """Return the results of two sanity checks of Grad-CAM.
 
-    "alike": rank correlation of a map with that of the same network with random weights (Adebayo et al., 2018, arXiv:1810.03292).
-    "hottest", "random": by how much the logit of the answer falls if a square, a quarter of the picture wide, is covered where the map
-    is brightest, or anywhere (mean of some `tries`).
+    Parameters
+    ----------
+    model : keras.Model
+    x : uint8 array (n, size, size, 1)
+    predicted : bool array (n,)
+        As for `grad_cam`.
+    patients : array (n,)
+        The intervals are drawn by patient.
+    bootstrap_samples, seed : int
+    random_squares : int, default 5
+        How many random squares the third result is averaged over.
+
+    Returns
+    -------
+    dict of str to (mean, low, high)
+        "random_weights": the rank correlation of each map with that of the same network
+        with random weights. "drop_at_maximum", "drop_at_random": by how much the logit
+        of the predicted class falls when a square, a quarter of the image wide, is
+        occluded where the map is brightest, or at a random place.
+
+    References
+    ----------
+    Adebayo et al., Sanity Checks for Saliency Maps, 2018 (arXiv:1810.03292).
     """
     keras.utils.set_random_seed(seed)
-    heat, blind = (
-        grad_cam(model, x, answers),
-        grad_cam(keras.models.clone_model(model), x, answers),
+    heatmaps = grad_cam(model, x, predicted)
+    untrained = grad_cam(keras.models.clone_model(model), x, predicted)
+    correlations = np.array(
+        [rank_correlation(*maps) for maps in zip(heatmaps, untrained)]
     )
-    ranks = [[rankdata(one) for one in maps] for maps in (heat, blind)]
-    alike = np.array(
-        [
-            np.corrcoef(one, other)[0, 1] if np.ptp(one) and np.ptp(other) else 0.0
-            for one, other in zip(*ranks)
-        ]
-    )
-    generator, side, signs = (
-        np.random.default_rng(seed),
-        x.shape[1] // 4,
-        np.where(answers, 1, -1),
-    )
+    generator = np.random.default_rng(seed)
+    side = x.shape[1] // 4
+    signs = np.where(predicted, 1, -1)
+    logits = to_logits(predict_probabilities(model, x))
 
-    def lose(centers):
-        before, after = (
-            to_logits(predict_probabilities(model, pictures))
-            for pictures in (x, occlude(x, centers, side))
-        )
-        return signs * (before - after)
+    def drop_of_logit(centers: Iterable) -> np.ndarray:
+        occluded = predict_probabilities(model, occlude(x, centers, side))
+        return signs * (logits - to_logits(occluded))
 
-    hottest = lose(
-        [
-            np.unravel_index(cv2.blur(one, (side, side)).argmax(), one.shape)
-            for one in heat
-        ]
-    )
-    anywhere = np.mean(
-        [lose(generator.integers(0, x.shape[1], (len(x), 2))) for _ in range(tries)],
-        axis=0,
-    )
+    brightest = [
+        np.unravel_index(cv2.blur(heatmap, (side, side)).argmax(), heatmap.shape)
+        for heatmap in heatmaps
+    ]
+    drop_at_maximum = drop_of_logit(brightest)
+    drops_at_random = [
+        drop_of_logit(generator.integers(0, x.shape[1], (len(x), 2)))
+        for _ in range(random_squares)
+    ]
+    results = {
+        "random_weights": correlations,
+        "drop_at_maximum": drop_at_maximum,
+        "drop_at_random": np.mean(drops_at_random, axis=0),
+    }
     return {
         name: mean_with_ci(values, patients, bootstrap_samples, seed)
-        for name, values in (
-            ("alike", alike),
-            ("hottest", hottest),
-            ("random", anywhere),
-        )
+        for name, values in results.items()
     }
 
 
 def select_examples(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    answers: np.ndarray,
+    predicted: np.ndarray,
     seed: int,
-    most: int = 4,
-) -> tuple:
-    """Return (rows, captions, how many there are of each): up to `most` hits, misses, healthy ones that passed, and false alarms."""
-    kinds = {
-        "hit": (labels == 1) & answers,
-        "miss": (labels == 1) & ~answers,
-        "healthy, passed": (labels == 0) & ~answers,
-        "false alarm": (labels == 0) & answers,
+    examples: int = 3,
+) -> tuple[np.ndarray, list[str], str]:
+    """Return random examples of each cell of the confusion matrix.
+
+    Parameters
+    ----------
+    labels : int array (n,)
+    probabilities : float array (n,)
+    predicted : bool array (n,)
+    seed : int
+    examples : int, default 3
+        At most so many of each cell.
+
+    Returns
+    -------
+    rows : int array
+    captions : list of str
+        As "true positive: 0.987", the probability of PNEUMONIA.
+    counts : str
+        How many images there are in each cell.
+    """
+    outcomes = {
+        "true positive": (labels == 1) & predicted,
+        "false negative": (labels == 1) & ~predicted,
+        "true negative": (labels == 0) & ~predicted,
+        "false positive": (labels == 0) & predicted,
     }
-    drawn = {
-        kind: np.random.default_rng(seed).permutation(np.flatnonzero(chosen))[:most]
-        for kind, chosen in kinds.items()
-    }
-    captions = [
-        f"{kind}: {probabilities[row]:.3f}"
-        for kind, chosen in drawn.items()
-        for row in chosen
-    ]
-    return (
-        np.concatenate(list(drawn.values())),
-        captions,
-        ", ".join(f"{chosen.sum()} × {kind}" for kind, chosen in kinds.items()),
+    rows: list[int] = []
+    captions = []
+    for outcome, mask in outcomes.items():
+        shuffled = np.random.default_rng(seed).permutation(np.flatnonzero(mask))
+        for row in shuffled[:examples]:
+            rows.append(row)
+            captions.append(f"{outcome}: {probabilities[row]:.3f}")
+    counts = ", ".join(
+        f"{mask.sum()} {outcome}{'' if mask.sum() == 1 else 's'}"
+        for outcome, mask in outcomes.items()
     )
+    return np.array(rows, int), captions, counts
 
 
-def describe_checks(checks: dict, pictures: str) -> str:
-    """Return in words what `sanity_check_grad_cam` found, and whether a map may be believed."""
-    alike, hottest, anywhere = (
-        f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in checks.values()
-    )
-    verdict = (
-        "more than"
-        if checks["hottest"][1] > checks["random"][2]
-        else "NOT surely more than"
-    )
+def describe_grad_cam_checks(
+    checks: dict[str, tuple[float, float, float]], image_label: str
+) -> str:
+    """Return what `sanity_check_grad_cam` found, and whether the maps pass.
+
+    `image_label` names the images, for example "200 chest radiographs".
+    """
+    texts = {
+        name: f"{mean:.2f} (95 % CI {low:.2f} to {high:.2f})"
+        for name, (mean, low, high) in checks.items()
+    }
+    lowest_at_maximum = checks["drop_at_maximum"][1]
+    highest_at_random = checks["drop_at_random"][2]
+    if lowest_at_maximum > highest_at_random:
+        verdict = "The maps pass this check: they mark places that matter"
+    else:
+        verdict = (
+            "The maps do not pass this check: their maximum does not matter "
+            "significantly more than a random place"
+        )
     return (
-        f"On {pictures}: rank correlation with maps of random weights {alike} (1: the same map).\nThe logit of the answer falls by "
-        f"{hottest} under a square where the map is brightest, {verdict} the {anywhere} under one anywhere."
+        f"On {image_label}: rank correlation with the maps of a network with random "
+        f"weights {texts['random_weights']}; 1 would be the same map.\n"
+        "Occlusion lowers the logit of the predicted class by "
+        f"{texts['drop_at_maximum']} where the map is brightest, and by "
+        f"{texts['drop_at_random']} at a random place. {verdict}."
     )

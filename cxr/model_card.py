@@ -1,5 +1,7 @@
 """The model card of a run."""
 
+from typing import Any
+
 import jinja2
 import keras
 import numpy as np
@@ -8,28 +10,38 @@ CARD = """\
 # Model card: {{ model.name }}, run '{{ report.run }}'
 
 {% if report.data == "phantom" %}
-> **PHANTOM: this network has learned from drawn pictures. No number below says anything about patients.**
+> **PHANTOM: this network was trained on drawn images. No number below says anything
+> about patients.**
 
 {% endif %}
-> **For learning only. NOT intended for clinical use.** Nothing here may decide about a patient.
+> **For learning only. NOT intended for clinical use.** Do not use it for any decision
+> about a patient.
 
 ## Model details
 
-{{ "{:,} parameters".format(model.count_params()) }}, trained from random weights on {{ report.device }}
-with Keras {{ report.versions.keras }} ({{ report.versions.backend }}). In: float32 {{ "(n, {1}, {2}, {3})".format(*model.input_shape) }},
-gray levels from 0 to 255, {{ resize_mode }}. Out: the probability of class 1, PNEUMONIA (0 is NORMAL); temperature
-{{ "%.3f"|format(report.temperature) }} and shift {{ "%.3f"|format(report.shift) }} are in its weights. {{ minutes }} minutes so far, with
-{% for name, value in report.settings.items() if not name.endswith("_DIR") %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}.
+- Architecture: {{ model.name }}, {{ "{:,}".format(model.count_params()) }} parameters,
+  trained from random weights on {{ report.device }} with Keras
+  {{ report.versions.keras }} ({{ report.versions.backend }})
+- Input: float32 {{ "(n, {1}, {2}, {3})".format(*model.input_shape) }}, gray levels from
+  0 to 255; {{ resize_mode }}
+- Output: probability of class 1, PNEUMONIA (class 0 is NORMAL). Platt scaling with
+  temperature {{ "%.3f"|format(report.temperature) }} and shift
+  {{ "%.3f"|format(report.shift) }} is part of the weights.
+- Settings: {{ settings }}
+- Time: {{ minutes }} minutes so far, for the whole notebook
 
 ## Intended use
 
-Learning how such a network is built, trained, measured and doubted. Not for screening, triage, research on patients or any decision
-about a person; nor for adults, views from the side, other body parts, photographs of films. It always answers, also where it knows nothing.
+Learning how such a network is built, trained, evaluated and questioned. Out of scope:
+screening, triage, research on patients and any decision about a person; adults, lateral
+views, other body parts and photographs of radiographs. The network returns a
+probability for any image, also for one unlike its training data.
 
 ## Training and evaluation data
 
-{{ source }} The part to learn from and the held-out part share no patient, as far as file names tell.
-{{ report.unreadable|length }} files could not be read. Test was opened once, after the threshold had been chosen.
+{{ source }} As far as file names tell, training and validation set
+share no patient. {{ report.unreadable|length }} files could not be read. The test set
+was used once, after the threshold had been chosen.
 
 | images | {{ report.counts|join(" | ") }} |
 | --- |{{ " --- |" * report.counts|length }}
@@ -37,83 +49,120 @@ about a person; nor for adults, views from the side, other body parts, photograp
 | {{ label }} | {{ report.counts.values()|map(attribute=label)|join(" | ") }} |
 {% endfor %}
 
-## Metrics and quantitative analyzes
+## Metrics and quantitative analyses
 
-At {{ "%.4f"|format(report.threshold.value) }} ({{ report.threshold.how }}) and above the answer is PNEUMONIA. Intervals: 95 %, by bootstrap
-over patients. Calibration error (ECE) on validation: {{ "%.3f before scaling, %.3f after"|format(error.before, \
-error.after) }}; on test: {{ "%.3f"|format(error.test) }}.
+An image is predicted as PNEUMONIA if its probability is at least
+{{ "%.4f"|format(report.threshold.value) }} ({{ report.threshold.rule }}).
+95 % confidence intervals: bootstrap over patients. Expected calibration error on validation:
+{{ "%.3f"|format(error.before) }} before Platt scaling,
+{{ "%.3f"|format(error.after) }} after; on test: {{ "%.3f"|format(error.test) }}.
 
-| score | validation | test |
+| metric | validation | test |
 | --- | --- | --- |
-{% for name, one in report.test.items() if one.low is defined %}
-| {{ name }} | {{ describe(report.validation[name]) }} | {{ describe(one) }} |
+{% for name, metric in report.test.items() if metric.low is defined %}
+| {{ name }} | {{ describe(report.validation[name]) }} | {{ describe(metric) }} |
 {% endfor %}
 
 ## Factors, caveats and recommendations
 
-Of the changes that were tried on the held-out images, {{ shifted }}. Sick and healthy films differ in more than disease (frame, letters,
-machine): a classifier that sees no place within the lungs has an AUC of {{ describe(report.clues["all of these"]) }} here. On held-out
-films on which it misleads, this network has {{ describe(ours["AUC, conflicting"]) }}; on the others, {{ \
-describe(ours["AUC, agreeing"]) }}. Age, sex and origin are unknown, so fairness between groups is not measured. Some labels are
-wrong. Validation resembles training, another hospital will not: measure again on its films before believing anything.
+- Robustness: {{ robustness }}
+- Shortcuts: images with and without pneumonia differ in more than the disease (frame,
+  markers, X-ray machine). A classifier that sees no part of the lungs reaches an AUC of
+  {{ describe(report.shortcuts.all) }} here. On the validation images on which these
+  shortcuts mislead, this network has an AUC of
+  {{ describe(network.auc_bias_conflicting) }}; on the others,
+  {{ describe(network.auc_bias_aligned) }}.
+- Fairness: age, sex and origin are unknown, so groups were not compared.
+- Labels: some are wrong.
+- Generalization: the validation set resembles the training set; images of another
+  hospital do not. Evaluate the network on images of the place where it is to be used.
 
 ## License and citations
 
-Code: MIT.{% if report.data == "chest-xray-pneumonia" %} Radiographs: Kermany, Zhang, Goldbaum, doi:10.17632/rscbjbr9sj, CC BY 4.0;
-Kermany et al., Cell 172, 2018.{% endif %} Card: arXiv:1810.03993. Calibration: Platt, 1999. Residual networks: arXiv:1512.03385.
+Code: MIT.{% if report.data == "chest-xray-pneumonia" %} Radiographs: Kermany, Zhang, \
+Goldbaum, doi:10.17632/rscbjbr9sj, CC BY 4.0;
+Kermany et al., Cell 172, 2018.{% endif %} Model cards: arXiv:1810.03993. Calibration: \
+Platt, 1999.
+Residual networks: arXiv:1512.03385.
 """
 
 
-def format_with_ci(scores: dict) -> str:
-    """Return a score as "0.912 [0.890–0.931]", or say that there was nothing to measure."""
-    known = scores["value"] is not None and np.isfinite(scores["value"])
+def format_with_ci(metric: dict[str, Any]) -> str:
+    """Return "0.912 [0.890–0.931]", or "not measurable" where there is no value."""
+    value = metric["value"]
+    if value is None or not np.isfinite(value):
+        return "not measurable"
+    return "{value:.3f} [{low:.3f}–{high:.3f}]".format(**metric)
+
+
+def describe_worst_perturbation(robustness: dict[str, dict[str, Any]]) -> str:
+    """Return a sentence on the perturbation with the lowest validation AUC."""
+    aucs = {
+        name: metrics["auc"]
+        for name, metrics in robustness.items()
+        if metrics["auc"] is not None and np.isfinite(metrics["auc"])
+    }
+    if not aucs:
+        return "not measurable."
+    worst = min(aucs, key=aucs.__getitem__)
     return (
-        "{value:.3f} [{low:.3f}–{high:.3f}]".format(**scores)
-        if known
-        else "not measurable"
+        f"of the perturbations of validation images, {worst.replace('_', ' ')!r} had "
+        f"the lowest AUC, {aucs[worst]:.3f} (unchanged: {aucs['unchanged']:.3f})."
     )
 
 
-def render_model_card(report: dict, model: keras.Model) -> str:
-    """Return the model card of a run, in Markdown, after Mitchell et al., 2019 (arXiv:1810.03993); all numbers are those of `report`."""
+def render_model_card(report: dict[str, Any], model: keras.Model) -> str:
+    """Return the model card of a run.
+
+    Parameters
+    ----------
+    report : dict
+        The content of metrics.json; all numbers of the card come from it.
+    model : keras.Model
+        The published network.
+
+    Returns
+    -------
+    str
+        Markdown.
+
+    References
+    ----------
+    Mitchell et al., "Model cards for model reporting", 2019, arXiv:1810.03993.
+    """
+    split = (
+        "**not** in the official split: scores cannot be compared with published ones"
+    )
+    if report["official_split"]:
+        split = "in the official split"
     source = {
         "phantom": "PHANTOM radiographs, drawn by the notebook: they show no patient.",
-        "chest-xray-pneumonia": "The chest X-ray set of Kermany, Zhang and Goldbaum: children of one to five years, one hospital in "
-        f"Guangzhou, labels by doctors, {report['release']}, "
-        + (
-            "in the official split."
-            if report["official_split"]
-            else "**not** in the official split: scores cannot be compared with published ones."
+        "chest-xray-pneumonia": (
+            "The chest X-ray data set of Kermany, Zhang and Goldbaum: children of one "
+            "to five years, one hospital in Guangzhou, labels by physicians, "
+            f"{report['release']}, {split}."
         ),
-    }
-    aucs = {
-        name: one["auc"]
-        for name, one in report["shifts"].items()
-        if one["auc"] is not None and np.isfinite(one["auc"])
-    }
-    worst = min(aucs, key=aucs.__getitem__, default="")
-    shifted = (
-        "none can be measured"
-        if not worst
-        else (
-            f"{worst!r} was the worst, with an AUC of {aucs[worst]:.3f} instead of {aucs['unchanged']:.3f}"
-        )
-    )
+    }.get(report["data"], "Images that the user of the notebook provided.")
     resize_mode = {
-        "stretch": "the whole picture shrunk to a square",
-        "pad": "the whole picture shrunk at its own aspect, between black bars",
-        "center_crop": "the middle square of the picture, shrunk",
-    }[report["settings"].get("RESIZE_MODE", "stretch")]
-    return jinja2.Template(CARD, trim_blocks=True, keep_trailing_newline=True).render(
+        "stretch": "the whole image is stretched to a square",
+        "pad": "the whole image is resized at its own aspect ratio and padded",
+        "center_crop": "the central square of the image is resized",
+    }[report["settings"]["RESIZE_MODE"]]
+    settings = ", ".join(
+        f"{name} {value}"
+        for name, value in report["settings"].items()
+        if not name.endswith("_DIR")
+    )
+    card = jinja2.Template(CARD, trim_blocks=True, keep_trailing_newline=True)
+    return card.render(
         report=report,
         model=model,
         describe=format_with_ci,
-        error=report["expected_calibration_error"],
-        shifted=shifted,
+        error=report["calibration_error"],
+        robustness=describe_worst_perturbation(report["robustness"]),
         resize_mode=resize_mode,
-        ours=report["classifiers"]["residual CNN"],
-        source=source.get(
-            report["data"], "Pictures that whoever ran the notebook provided."
-        ),
+        network=report["models"]["residual_cnn"],
+        settings=settings,
+        source=source,
         minutes=f"{sum(report['seconds'].values()) / 60:.1f}",
     )

@@ -1,150 +1,199 @@
-"""Classifiers side by side, on films that agree with what surrounds the lungs and on those that it misleads."""
+"""Model comparison: several models on bias-aligned and bias-conflicting images."""
 
 import itertools
 
 import numpy as np
-from scipy import special
+from numpy.typing import ArrayLike
 
-from cxr.confounders import border_mask
-from cxr.evaluation import metrics_with_ci, predict_probabilities
-from cxr.linear_baseline import fit_ridge
+from cxr.evaluation import Estimate, metrics_with_ci
+from cxr.settings import Settings
 
 
 def bias_conflicting_mask(
-    labels: np.ndarray, answers: np.ndarray, share: float = 0.25
+    labels: np.ndarray, scores: np.ndarray, fraction: float = 0.25
 ) -> np.ndarray:
-    """Return bool (n,): the share of each class that looks most like the other one, by answers (n,) that come from no lung.
+    """Return the images on which shortcuts mislead.
 
-    On such bias-conflicting films a shortcut misleads (Nam et al., Learning from Failure, 2020, arXiv:2007.02561).
+    Such bias-conflicting images look most like the other class to a classifier that
+    does not see the lungs. All others are bias-aligned.
+
+    Parameters
+    ----------
+    labels : int array of shape (n,), 0 or 1
+    scores : float array of shape (n,)
+        The higher, the more a shortcut suggests PNEUMONIA.
+    fraction : float
+        The fraction of each class that is bias-conflicting; at least one image.
+
+    Returns
+    -------
+    bool array of shape (n,)
+
+    References
+    ----------
+    Nam et al., "Learning from failure: training debiased classifier from biased
+    classifier", 2020, arXiv:2007.02561.
     """
     conflicting = np.zeros(len(labels), bool)
     for label in (0, 1):
-        own = np.flatnonzero(labels == label)
-        unlike = np.argsort(answers[own] if label else -answers[own], kind="stable")
-        conflicting[own[unlike[: max(1, round(share * len(own)))]]] = True
+        rows = np.flatnonzero(labels == label)
+        evidence = scores[rows] if label == 1 else -scores[rows]
+        most_misleading_first = rows[np.argsort(evidence, kind="stable")]
+        count = max(1, round(fraction * len(rows)))
+        conflicting[most_misleading_first[:count]] = True
     return conflicting
 
 
-def predict_all(
-    learned: tuple, thumbnails: np.ndarray, baseline, x, ours: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return {classifier: probabilities (n,)}: linear ones, of thumbnails (n, size, size) or of their frame; a baseline if not None; ours.
+def bias_subgroups(conflicting: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
+    """Return the columns of `compare_models` for bias-aligned and -conflicting images.
 
-    `learned`: (thumbnails, labels, bool: which of them to learn from) for the linear ones; `x`: images or ImageBatches for the baseline.
+    Parameters
+    ----------
+    conflicting : bool array of shape (n,)
+
+    Returns
+    -------
+    dict of {column: (bool array of shape (n,), name of a metric)}
     """
-    frame, said = border_mask(thumbnails.shape[1]).ravel(), {}
-    for name, seen in (
-        ("linear, only the frame", frame),
-        ("linear, thumbnails", np.ones_like(frame)),
-    ):
-        known, new = (
-            learned[0].reshape(len(learned[0]), -1),
-            thumbnails.reshape(len(thumbnails), -1)[:, seen],
-        )
-        ridge = fit_ridge(known[np.ix_(learned[2], seen)], learned[1][learned[2]])
-        said[name] = special.expit(ridge.decision_function(new))
-    return (
-        said
-        | (
-            {}
-            if baseline is None
-            else {"baseline CNN": predict_probabilities(baseline, x)}
-        )
-        | {"residual CNN": ours}
-    )
-
-
-def bias_subgroups(conflicting: np.ndarray) -> dict[str, tuple]:
-    """Return the columns of `compare_models` for images of which bool (n,) conflict with the clues."""
-    everything = slice(None)
+    everything = np.ones_like(conflicting)
     return {
-        "AUC": (everything, "auc"),
+        "auc": (everything, "auc"),
         "accuracy": (everything, "accuracy"),
-        "AUC, agreeing": (~conflicting, "auc"),
-        **{
-            f"{name}, conflicting": (conflicting, name.lower())
-            for name in ("AUC", "sensitivity", "specificity")
-        },
+        "auc_bias_aligned": (~conflicting, "auc"),
+        "auc_bias_conflicting": (conflicting, "auc"),
+        "sensitivity_bias_conflicting": (conflicting, "sensitivity"),
+        "specificity_bias_conflicting": (conflicting, "specificity"),
     }
 
 
-def release_subgroups(only: np.ndarray) -> dict[str, tuple]:
-    """Return the columns of `compare_models` for a test set of which bool (n,) are in Kaggle's copy alone."""
-    everything = slice(None)
-    columns: dict[str, tuple] = {
-        f"test {name}": (everything, name.lower())
-        for name in ("AUC", "accuracy", "sensitivity", "specificity")
+def release_subgroups(kaggle_only: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
+    """Return the columns of `compare_models` for a test set.
+
+    The columns are the same whatever the data. Where all images are in both releases,
+    or the data set is another one, test_specificity_kaggle_only is NaN.
+
+    Parameters
+    ----------
+    kaggle_only : bool array of shape (n,)
+        The images that only Kaggle's copy of the data set contains.
+
+    Returns
+    -------
+    dict of {column: (bool array of shape (n,), name of a metric)}
+    """
+    everything = np.ones_like(kaggle_only)
+    return {
+        "test_auc": (everything, "auc"),
+        "test_accuracy": (everything, "accuracy"),
+        "test_sensitivity": (everything, "sensitivity"),
+        "test_specificity": (everything, "specificity"),
+        "test_auc_both_releases": (~kaggle_only, "auc"),
+        "test_specificity_kaggle_only": (kaggle_only, "specificity"),
     }
-    shared = {
-        f"AUC, the {np.sum(~only)} of both releases": (~only, "auc"),
-        f"specificity, Kaggle's {only.sum()}": (only, "specificity"),
-    }
-    return columns | (shared if only.any() else {})
 
 
 def compare_models(
-    labels: np.ndarray, said: dict, lines: dict, patients, columns: dict, settings
-) -> dict[str, dict]:
-    """Return {classifier: {column: {"value", "low", "high"}}} for {classifier: probabilities (n,)} and their thresholds, `lines`.
+    labels: np.ndarray,
+    predictions: dict[str, np.ndarray],
+    thresholds: dict[str, float],
+    patients: ArrayLike,
+    columns: dict[str, tuple[np.ndarray, str]],
+    settings: Settings,
+) -> dict[str, dict[str, Estimate]]:
+    """Return metrics of several models on subgroups of the same images.
 
-    `columns`: {column: (the rows that count, one object where they are the same; the name of a score)}; intervals are drawn by patient.
+    Parameters
+    ----------
+    labels : int array of shape (n,), 0 or 1
+    predictions : dict of {model: probabilities of shape (n,)}
+    thresholds : dict of {model: threshold}
+    patients : array-like of shape (n,)
+    columns : dict of {column: (bool array of shape (n,), name of a metric)}
+        As `bias_subgroups` and `release_subgroups` return it.
+    settings : Settings
+
+    Returns
+    -------
+    dict of {model: {column: Estimate}}
+        With 95 % bootstrap intervals by patient; NaN where a subgroup is empty.
     """
-    patients, parts, result = (
-        np.asarray(patients),
-        {id(rows): rows for rows, _ in columns.values()},
-        {},
-    )
-    for name, answers in said.items():
-        scores = {
-            part: metrics_with_ci(
-                labels[rows],
-                answers[rows],
-                patients[rows],
-                lines[name],
-                settings.BOOTSTRAP_SAMPLES,
-                settings.SEED,
-            )
-            for part, rows in parts.items()
-        }
-        result[name] = {
-            column: scores[id(rows)][wanted]
-            for column, (rows, wanted) in columns.items()
-        }
-    return result
+    patients = np.asarray(patients)
+    models: dict[str, dict[str, Estimate]] = {}
+    for name, probabilities in predictions.items():
+        models[name] = {}
+        metrics_of_subgroup: dict[bytes, dict[str, Estimate]] = {}
+        for column, (rows, metric) in columns.items():
+            key = rows.tobytes()  # columns of the same images are computed once
+            if key not in metrics_of_subgroup:
+                metrics_of_subgroup[key] = metrics_with_ci(
+                    labels[rows],
+                    probabilities[rows],
+                    patients[rows],
+                    thresholds[name],
+                    settings.BOOTSTRAP_SAMPLES,
+                    settings.SEED,
+                )
+            models[name][column] = metrics_of_subgroup[key][metric]
+    return models
 
 
-def describe_bias_gap(scores: dict) -> str:
-    """Return in words which classifier falls most from the agreeing to the conflicting films, and which least."""
-    falls = {
-        name: row["AUC, agreeing"]["value"] - row["AUC, conflicting"]["value"]
-        for name, row in scores.items()
-    }
-    most, least = (
-        max(falls, key=lambda name: falls[name]),
-        min(falls, key=lambda name: falls[name]),
-    )
-    reach = [
-        max(row[column]["value"] for row in scores.values())
-        - min(row[column]["value"] for row in scores.values())
-        for column in ("AUC", "AUC, conflicting")
-    ]
+def describe_bias_gap(models: dict[str, dict[str, Estimate]]) -> str:
+    """Return in words which model loses most on bias-conflicting images, which least.
+
+    Parameters
+    ----------
+    models : dict of {model: {column: Estimate}}, with the columns of `bias_subgroups`
+    """
+    auc = {}
+    conflicting = {}
+    gap = {}
+    for name, columns in models.items():
+        label = name.replace("_", " ").replace("cnn", "CNN")
+        auc[label] = columns["auc"]["value"]
+        conflicting[label] = columns["auc_bias_conflicting"]["value"]
+        gap[label] = columns["auc_bias_aligned"]["value"] - conflicting[label]
+    if not np.isfinite(list(gap.values())).all():
+        return (
+            "The models cannot be compared on bias-aligned and bias-conflicting "
+            "images: one of these subgroups lacks a class."
+        )
+    largest = max(gap, key=lambda label: gap[label])
+    smallest = min(gap, key=lambda label: gap[label])
     return (
-        f"In AUC the classifiers lie {reach[0]:.3f} apart on all films, {reach[1]:.3f} on the conflicting ones. From the agreeing to "
-        f"those, most is lost by: {most} ({falls[most]:.3f}); least by: {least} ({falls[least]:.3f})."
+        f"The AUCs of the models range over {np.ptp(list(auc.values())):.3f} on all "
+        f"images and over {np.ptp(list(conflicting.values())):.3f} on bias-conflicting "
+        "images. From bias-aligned to bias-conflicting images, the AUC falls most for "
+        f"{largest} (by {gap[largest]:.3f}) and least for {smallest} (by "
+        f"{gap[smallest]:.3f})."
     )
 
 
-def describe_order_agreement(scores: dict) -> str:
-    """Return in words how many pairs of classifiers validation, and its conflicting films, put in the order of test."""
-    pairs = [
-        [
-            rows[0][column]["value"] > rows[1][column]["value"]
-            for column in ("AUC", "AUC, conflicting", "test AUC")
-        ]
-        for rows in itertools.combinations(scores.values(), 2)
-    ]
-    guides = [sum(pair[number] == pair[2] for pair in pairs) for number in (0, 1)]
+def describe_order_agreement(models: dict[str, dict[str, Estimate]]) -> str:
+    """Return in words how well validation predicts the order of the models on test.
+
+    Pairs of models are counted, on all validation images and on the bias-conflicting
+    ones.
+
+    Parameters
+    ----------
+    models : dict of {model: {column: Estimate}}
+        With the columns auc, auc_bias_conflicting and test_auc.
+    """
+    pairs = 0
+    agreements = {"auc": 0, "auc_bias_conflicting": 0}
+    for first, second in itertools.combinations(models.values(), 2):
+        difference = {
+            column: first[column]["value"] - second[column]["value"]
+            for column in ("test_auc", *agreements)
+        }
+        if not np.isfinite(list(difference.values())).all():
+            continue
+        pairs += 1
+        for column in agreements:
+            same = (difference[column] > 0) == (difference["test_auc"] > 0)
+            agreements[column] += int(same)
     return (
-        f"Of {len(pairs)} pairs of classifiers, validation puts {guides[0]} in the order that their AUC has on test, its conflicting "
-        f"films {guides[1]}."
+        f"Order by AUC, validation against test: {agreements['auc']} of {pairs} pairs "
+        "of models have the same order on all validation images, "
+        f"{agreements['auc_bias_conflicting']} of {pairs} on the bias-conflicting ones."
     )

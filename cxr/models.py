@@ -1,4 +1,4 @@
-"""The two networks: built from their layers, and read from a file."""
+"""The two networks: built from their layers, loaded from a file, and measured."""
 
 import json
 import re
@@ -10,13 +10,25 @@ from keras import layers, ops
 
 
 def build_baseline(size: int) -> keras.Model:
-    """Return the plain CNN: input (size, size, 1) of gray levels 0–255, output (1,) the probability of PNEUMONIA."""
+    """Return the baseline, a plain CNN with four convolutional layers.
+
+    Parameters
+    ----------
+    size : int, the side of the input images in pixels
+
+    Returns
+    -------
+    keras.Model
+        Input (n, size, size, 1): gray levels 0–255; output (n, 1): the probability of
+        pneumonia.
+    """
     inputs = keras.Input((size, size, 1), name="radiograph")
     x = layers.Rescaling(1 / 255, name="rescale")(inputs)
     for number, filters in enumerate((32, 64, 64, 128), start=1):
-        x = layers.Conv2D(
+        convolution = layers.Conv2D(
             filters, 3, padding="same", activation="relu", name=f"conv{number}"
-        )(x)
+        )
+        x = convolution(x)
         x = layers.MaxPooling2D(2, name=f"pool{number}")(x)
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(128, activation="relu", name="dense")(x)
@@ -25,79 +37,112 @@ def build_baseline(size: int) -> keras.Model:
     return keras.Model(inputs, outputs, name="baseline")
 
 
-def subtract_local_mean(x, size: int):
-    """Subtract from each pixel the mean of about a third of the image around it, as in Jarrett et al., ICCV 2009.
+def subtract_local_mean(x: keras.KerasTensor, size: int) -> keras.KerasTensor:
+    """Subtract from each pixel the mean of its surroundings, a third of the image wide.
 
-    `x`: float32 (n, size, size, 1), an array or the output of a layer. Operations, not layers: `Resizing` would put the
-    layers after it into training mode where a network is called directly.
+    Parameters
+    ----------
+    x : float32 (n, size, size, 1), the output of a layer or an array
+    size : int
+
+    Returns
+    -------
+    float32 (n, size, size, 1)
+
+    References
+    ----------
+    Jarrett et al., "What is the best multi-stage architecture for object recognition?",
+    ICCV 2009 (subtractive normalization).
     """
+    # Operations instead of layers: where a model is called directly, the layer Resizing
+    # would switch the layers after it to training mode.
     step = size // 24
     thumbnail = ops.average_pool(x, step, step, padding="same")
-    mean = ops.average_pool(thumbnail, 8, 1, padding="same")
-    return ops.subtract(x, ops.image.resize(mean, (size, size)))
+    local_mean = ops.average_pool(thumbnail, 8, 1, padding="same")
+    return ops.subtract(x, ops.image.resize(local_mean, (size, size)))
 
 
 def batch_normalization(name: str) -> keras.layers.Layer:
-    """Return a batch normalization, over the whole batch where several devices share it."""
-    shared = (
-        keras.backend.backend() == "tensorflow"
-    )  # elsewhere a batch is one array on all devices
-    return layers.BatchNormalization(momentum=0.95, synchronized=shared, name=name)
+    """Return a batch normalization over the whole batch, also on several devices."""
+    # Only TensorFlow splits a batch; JAX keeps one array over all devices.
+    is_split = keras.backend.backend() == "tensorflow"
+    return layers.BatchNormalization(momentum=0.95, synchronized=is_split, name=name)
 
 
-def residual_block(x, filters: int, stride: int, name: str):
-    """Two 3 × 3 convolutions with batch normalization, added to a shortcut; `stride` 2 halves the map."""
+def residual_block(
+    x: keras.KerasTensor, filters: int, stride: int, name: str
+) -> keras.KerasTensor:
+    """Add two 3 × 3 convolutions, with batch normalization, to a shortcut.
+
+    Parameters
+    ----------
+    x : feature map (n, height, width, channels)
+    filters : int
+    stride : int, 2 halves height and width
+    name : str, the prefix of the layers' names
+
+    Returns
+    -------
+    feature map (n, height / stride, width / stride, filters)
+    """
+    options = {"padding": "same", "use_bias": False}
     shortcut = x
     if stride > 1:
-        shortcut = layers.AveragePooling2D(
+        pool = layers.AveragePooling2D(
             stride, padding="same", name=f"{name}_shortcut_pool"
-        )(shortcut)
+        )
+        shortcut = pool(shortcut)
     if shortcut.shape[-1] != filters:
-        shortcut = layers.Conv2D(
-            filters, 1, use_bias=False, name=f"{name}_shortcut_conv"
-        )(shortcut)
+        projection = layers.Conv2D(filters, 1, name=f"{name}_shortcut_conv", **options)
+        shortcut = projection(shortcut)
         shortcut = batch_normalization(f"{name}_shortcut_norm")(shortcut)
-    x = layers.Conv2D(
-        filters, 3, strides=stride, padding="same", use_bias=False, name=f"{name}_conv1"
-    )(x)
+    x = layers.Conv2D(filters, 3, stride, name=f"{name}_conv1", **options)(x)
     x = batch_normalization(f"{name}_norm1")(x)
     x = layers.ReLU(name=f"{name}_relu1")(x)
-    x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv2")(
-        x
-    )
+    x = layers.Conv2D(filters, 3, name=f"{name}_conv2", **options)(x)
     x = batch_normalization(f"{name}_norm2")(x)
     x = layers.Add(name=f"{name}_add")([x, shortcut])
     return layers.ReLU(name=f"{name}_relu2")(x)
 
 
 def build_cnn(size: int, dropout: float = 0.3) -> keras.Model:
-    """Return the residual CNN: input (size, size, 1) of gray levels 0–255, output (1,) the probability of PNEUMONIA.
+    """Return the residual CNN.
 
-    Residual blocks after He et al., 2016 (arXiv:1512.03385). The layer "features" is the last convolutional map.
+    Parameters
+    ----------
+    size : int, the side of the input images in pixels
+    dropout : float, the fraction of the averaged features dropped in training
+
+    Returns
+    -------
+    keras.Model
+        Input (n, size, size, 1): gray levels 0–255; output (n, 1): the probability of
+        pneumonia. The layer "features" is the last feature map.
+
+    References
+    ----------
+    He et al., "Deep residual learning for image recognition", CVPR 2016,
+    arXiv:1512.03385.
     """
     inputs = keras.Input((size, size, 1), name="radiograph")
-    x = subtract_local_mean(
-        layers.Rescaling(1 / 255, dtype="float32", name="rescale")(inputs), size
-    )
-    x = layers.LayerNormalization(
+    x = layers.Rescaling(1 / 255, dtype="float32", name="rescale")(inputs)
+    x = subtract_local_mean(x, size)
+    standardize = layers.LayerNormalization(
         axis=[1, 2, 3], epsilon=1e-5, center=False, scale=False, name="standardize"
-    )(x)
-    x = layers.Conv2D(
+    )
+    x = standardize(x)
+    stem = layers.Conv2D(
         32, 5, strides=2, padding="same", use_bias=False, name="stem_conv"
-    )(x)
+    )
+    x = stem(x)
     x = batch_normalization("stem_norm")(x)
     x = layers.ReLU(name="stem_relu")(x)
     x = layers.MaxPooling2D(2, name="stem_pool")(x)
-    for stage, (filters, blocks, stride) in enumerate(
-        ((32, 2, 1), (64, 2, 2), (128, 2, 2), (192, 1, 1)), start=1
-    ):
-        for block in range(blocks):
-            x = residual_block(
-                x,
-                filters,
-                stride if block == 0 else 1,
-                f"stage{stage}_block{block + 1}",
-            )
+    stages = ((32, 2, 1), (64, 2, 2), (128, 2, 2), (192, 1, 1))
+    for stage, (filters, blocks, first_stride) in enumerate(stages, start=1):
+        for block in range(1, blocks + 1):
+            stride = first_stride if block == 1 else 1
+            x = residual_block(x, filters, stride, f"stage{stage}_block{block}")
     x = layers.Activation("linear", name="features")(x)
     x = layers.GlobalAveragePooling2D(name="average")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
@@ -107,17 +152,18 @@ def build_cnn(size: int, dropout: float = 0.3) -> keras.Model:
 
 
 def rebuild_model(path: Path) -> keras.Model:
-    """Return the network of a .keras file that another version of Keras wrote: built here, with the weights of the file."""
+    """Build the network of a .keras file with this Keras, and load its weights."""
     with zipfile.ZipFile(path) as archive:
         config = json.loads(archive.read("config.json"))["config"]
     builders = {"baseline": build_baseline, "residual_cnn": build_cnn}
-    model = builders[config["name"]](config["layers"][0]["config"]["batch_shape"][1])
+    size = config["layers"][0]["config"]["batch_shape"][1]
+    model = builders[config["name"]](size)
     model.load_weights(path)
     return model
 
 
 def read_keras_version(path: Path) -> str:
-    """Return the version of Keras that wrote a .keras file, or "" where the file does not tell."""
+    """Return the version of Keras that wrote a .keras file, or "" if it is unknown."""
     try:
         with zipfile.ZipFile(path) as archive:
             return str(json.loads(archive.read("metadata.json"))["keras_version"])
@@ -126,54 +172,75 @@ def read_keras_version(path: Path) -> str:
 
 
 def load_model(path: Path) -> keras.Model:
-    """Return the network of a .keras file.
+    """Load a network from a .keras file.
 
-    A file of another version of Keras may not describe its layers as this version expects: then the network is built anew,
-    with the weights of the file. Raises ValueError, with the file's name, if it is damaged, or would run code of its own.
+    Another version of Keras may describe the layers in a way that this version cannot
+    read: then the network is built here, and only the weights come from the file.
+
+    Raises
+    ------
+    ValueError
+        The file is missing, damaged, contains Python code, or comes from a version of
+        Keras that this one cannot read. The message names the file.
     """
     try:
         return keras.models.load_model(path)
-    except Exception as error:  # Keras, h5py and zipfile have many
+    except Exception as error:  # Keras, h5py and zipfile raise many kinds
         if re.search("safe.?mode|unsafe", str(error)):
             raise ValueError(
-                f"{path} holds Python code that would run here, which no network of this notebook does: do not trust that "
-                "file, do not switch the safe mode of Keras off for it, and train anew (section 6)."
+                f"{path} contains Python code, which no network of this notebook does, "
+                "and loading it would run that code. Do not trust this file, do not "
+                "switch off the safe mode of Keras for it, and train again (section 6)."
             ) from None
         reason = f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0][:200]
     written = read_keras_version(path)
     if written in ("", keras.__version__):
         raise ValueError(
-            f"{path} cannot be loaded ({reason}): it is damaged. Train anew (section 6)."
+            f"{path} cannot be loaded ({reason}): it is damaged. "
+            "Train again (section 6)."
         ) from None
     try:
         return rebuild_model(path)
-    except Exception:  # the first reason tells more
+    except Exception:  # the first reason says more
         raise ValueError(
-            f"{path} cannot be loaded ({reason}): it was written by Keras {written}, and this is Keras {keras.__version__}. "
-            "Open it with that version, or train anew (section 6)."
+            f"{path} cannot be loaded ({reason}): it was written by Keras {written}, "
+            f"and this is Keras {keras.__version__}. Open it with that version, or "
+            "train again (section 6)."
         ) from None
 
 
-def receptive_field(model, layer_name: str) -> tuple[int, int]:
-    """Return (field, step) in input pixels: the side of a unit's receptive field, and from unit to unit.
+def receptive_field(model: keras.Model, layer_name: str) -> tuple[int, int]:
+    """Compute the receptive field of a unit of a layer.
 
-    Araujo et al., "Computing receptive fields of convolutional neural networks", Distill, 2019.
+    Parameters
+    ----------
+    model : keras.Model
+    layer_name : str, the name of a convolution, pooling or activation
+
+    Returns
+    -------
+    size : int, the side of the receptive field in input pixels
+    stride : int, the distance between neighboring units in input pixels
+
+    References
+    ----------
+    Araujo et al., "Computing receptive fields of convolutional neural networks",
+    Distill, 2019.
     """
-    reach = {}
+    fields: dict[int, tuple[int, int]] = {}  # of each layer's output
     for layer in model.layers:
-        sources = layer.input if isinstance(layer.input, list) else [layer.input]
-        known = [reach[id(source)] for source in sources if id(source) in reach] or [
-            (1, 1)
-        ]
-        field, step = max(field for field, _ in known), max(step for _, step in known)
-        window = (
-            getattr(layer, "kernel_size", None)
-            or getattr(layer, "pool_size", None)
-            or (1, 1)
-        )
-        stride = getattr(layer, "strides", (1, 1))
-        field, step = field + (window[0] - 1) * step, step * stride[0]
-        reach[id(layer.output)] = field, step
+        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+        before = [fields.get(id(tensor), (1, 1)) for tensor in inputs]
+        size = max((size for size, _ in before), default=1)
+        stride = max((stride for _, stride in before), default=1)
+        window = (1, 1)
+        if hasattr(layer, "kernel_size"):
+            window = layer.kernel_size
+        elif hasattr(layer, "pool_size"):
+            window = layer.pool_size
+        size += (window[0] - 1) * stride
+        stride *= getattr(layer, "strides", (1, 1))[0]
+        fields[id(layer.output)] = (size, stride)
         if layer.name == layer_name:
-            return field, step
+            return size, stride
     raise ValueError(f"The model has no layer called {layer_name!r}.")

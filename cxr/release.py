@@ -1,4 +1,4 @@
-"""The chest X-ray set as it is published: where it lies, what it must hold, and which release it is."""
+"""The published chest X-ray set: where it is, what it must hold, its releases."""
 
 import os
 from collections.abc import Mapping
@@ -7,28 +7,22 @@ from types import MappingProxyType
 
 
 class ChestXray:
-    """Where the data set lies, and what it must hold."""
+    """Where the data set is published, and what it must hold."""
 
     slug = "paultimothymooney/chest-xray-pneumonia"
     kaggle_address = f"https://www.kaggle.com/api/v1/datasets/download/{slug}"
-    kaggle_bytes = 2_463_000_000  # of the archive, about: for the room on the disk and the progress bar
+    # Approximate size of the archive, for the check of the disk and the progress bar.
+    kaggle_bytes = 2_463_000_000
     mendeley_address = (
         "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
         "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded"
     )
     mendeley_bytes = 1_235_512_464
     mendeley_sha256 = "13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36"
-    suffixes = (
-        ".jpeg",
-        ".jpg",
-        ".png",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".jp2",
-    )  # of names that stand for an image
-    tree_bytes = 1_250_000_000  # of the extracted images, about
+    # Approximate size of the extracted images.
+    tree_bytes = 1_250_000_000
+    # Endings of file names that stand for an image.
+    suffixes = (".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".jp2")
     counts = MappingProxyType(
         {
             "train/NORMAL": 1341,
@@ -47,7 +41,8 @@ class ChestXray:
             "test/PNEUMONIA": 390,
         }
     )
-    # {split or class: what its folder may be called, in any letter case; the first one that is there counts}
+    # {split or class: accepted names of its folder, in any letter case}. If several of
+    # these folders exist, the first name of the list is used.
     split_folders = MappingProxyType(
         {
             "train": ("train", "training"),
@@ -63,29 +58,32 @@ class ChestXray:
         f"/kaggle/input/datasets/{slug}/chest_xray",
         "/content/drive/MyDrive/chest_xray",
     )
-    kaggle, mendeley, mixed = (
-        "Kaggle's copy (of version 2)",
-        "Mendeley's version 3",
-        "mixed, with names of two releases",
-    )
-    published = MappingProxyType(
-        {kaggle: "Kaggle notebooks", mendeley: "MedMNIST"}
-    )  # whose scores are on the same test folder
-    # See `kaggle_only_mask`: 22 for IM-0022-0001.jpeg, in the second series 173-0002 for NORMAL2-IM-0173-0001-0002.jpeg.
+    # Names of the releases.
+    kaggle = "Kaggle's copy (of version 2)"
+    mendeley = "Mendeley's version 3"
+    mixed = "mixed, with names of two releases"
+    # {release: whose published scores are on the same test folder}
+    published = MappingProxyType({kaggle: "Kaggle notebooks", mendeley: "MedMNIST"})
+    # NORMAL test images of Kaggle's copy only, see `kaggle_only_mask`: 22 stands for
+    # IM-0022-0001.jpeg, 173-0002 for NORMAL2-IM-0173-0001-0002.jpeg.
     kaggle_only = MappingProxyType(
         {
             "": "22 28 73 75 91 102 109",
             "NORMAL2-": (
-                "28 59 72 96 105 111 117 131 139 145 150 173-0001 173-0002 195 198 199 201 221 222 229 232 233 237 238 246-0001 246-0002 246 249 "
-                "251 252 256 267 275 277 282 283 285 289 290 300 302 303 304 315 316 319 322 325 327 330 332 336 338 347 353 359 362 366 369 "
-                "374-0002"
+                "28 59 72 96 105 111 117 131 139 145 150 173-0001 173-0002 195 198 "
+                "199 201 221 222 229 232 233 237 238 246-0001 246-0002 246 249 251 "
+                "252 256 267 275 277 282 283 285 289 290 300 302 303 304 315 316 319 "
+                "322 325 327 330 332 336 338 347 353 359 362 366 369 374-0002"
             ),
         }
     )
 
 
-def list_names(folder: Path) -> list:
-    """Return the sorted names of the files in a folder that are not hidden, and of all links, as a broken one is no file."""
+def list_names(folder: Path) -> list[str]:
+    """Return the sorted names of the files in a folder that are not hidden.
+
+    All links are included, because a broken link is not recognized as a file.
+    """
     return sorted(
         entry.name
         for entry in os.scandir(folder)
@@ -93,46 +91,53 @@ def list_names(folder: Path) -> list:
     )
 
 
-def find_folders(folder: Path, names: Mapping[str, tuple]) -> dict[str, str]:
-    """Return {what: the name of its folder} for the folders that exist in `folder`; `names`: {what: names in lower case}.
+def find_folders(
+    folder: Path, accepted_names: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
+    """Return {key: name of its folder} for the keys whose folder exists in `folder`.
 
-    An exact name is preferred to one in another letter case, and an earlier name to a later one.
+    The key itself is preferred to another letter case, an earlier accepted name to a
+    later one.
+
+    Parameters
+    ----------
+    folder : Path
+    accepted_names : {key: names in lower case}
     """
-    there = (
-        sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-        if Path(folder).is_dir()
-        else []
-    )
+    if not Path(folder).is_dir():
+        return {}
+    subfolders = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     found = {}
-    for what, accepted in names.items():
-        matching = [name for name in there if name.lower() in accepted]
+    for key, accepted in accepted_names.items():
+        matching = [name for name in subfolders if name.lower() in accepted]
         if matching:
-            found[what] = min(
-                matching, key=lambda name: (name != what, accepted.index(name.lower()))
+            found[key] = min(
+                matching, key=lambda name: (name != key, accepted.index(name.lower()))
             )
     return found
 
 
-def count_images(folder: Path) -> dict:
-    """Return {"split/CLASS": number of images, by their names} for the class folders that exist; other and hidden files do not count."""
-    names = [
-        f"{split}/{name}"
-        for split in ("train", "val", "test")
-        for name in ("NORMAL", "PNEUMONIA")
-    ]
-    return {
-        name: sum(
-            file.lower().endswith(ChestXray.suffixes)
-            for file in list_names(Path(folder) / name)
-        )
-        for name in names
-        if (Path(folder) / name).is_dir()
-    }
+def count_images(data_dir: Path) -> dict[str, int]:
+    """Return {"split/CLASS": number of images} for the class folders that exist.
+
+    Images are told by the ending of their name. Hidden files do not count.
+    """
+    counts = {}
+    for split in ("train", "val", "test"):
+        for class_name in ("NORMAL", "PNEUMONIA"):
+            folder = Path(data_dir) / split / class_name
+            if folder.is_dir():
+                counts[f"{split}/{class_name}"] = sum(
+                    name.lower().endswith(ChestXray.suffixes)
+                    for name in list_names(folder)
+                )
+    return counts
 
 
-def is_whole(folder: Path) -> bool:
-    """Say whether a folder holds the data set, by the number of its images and without reading them."""
+def is_whole(data_dir: Path) -> bool:
+    """Return whether a folder holds the whole data set, by the number of its images."""
     try:
-        return count_images(folder) in (ChestXray.counts, ChestXray.mendeley_counts)
+        counts = count_images(data_dir)
     except OSError:  # of a disk or a mounted folder that cannot be read at the moment
         return False
+    return counts in (ChestXray.counts, ChestXray.mendeley_counts)

@@ -1,188 +1,321 @@
-"""Changed films: how a network answers where the pictures are not as those it has learned from."""
+"""Robustness: perturbed images, and what models predict for them."""
+
+from collections.abc import Callable
 
 import cv2
-import keras
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
 from cxr.batches import ImageBatches, perturb_batches
 from cxr.calibration import to_logits
-from cxr.confounders import border_mask, detect_markers
+from cxr.confounders import detect_markers
 from cxr.evaluation import (
+    Estimate,
     cluster_bootstrap_weights,
     compute_metrics,
-    predict_probabilities,
+    percentile_ci,
 )
 from cxr.labels import CLASS_NAMES
+from cxr.linear_baseline import border_mask
+from cxr.settings import Settings
 
 
-def perturbations(size: int) -> dict:
-    """Return {name: function of one picture, float32 (size, size) of 0–255}: changes that no diagnosis should depend on."""
+def warp_image(
+    image: np.ndarray,
+    angle: float = 0,
+    zoom: float = 1,
+    width_scale: float = 1,
+    height_scale: float = 1,
+) -> np.ndarray:
+    """Return an image (size, size), rotated by an angle in degrees, and scaled."""
+    size = len(image)
+    center = (size - 1) / 2
+    matrix = cv2.getRotationMatrix2D((center, center), angle, zoom)
+    for row, scale in enumerate((width_scale, height_scale)):
+        matrix[row] *= scale
+        matrix[row, 2] += (1 - scale) * center
+    return cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_REFLECT)
 
-    def place(turn=0, zoom=1, taller=1, wider=1):
-        matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), turn, zoom)
-        for row, longer in enumerate((wider, taller)):
-            matrix[row] = longer * matrix[row] + [0, 0, (1 - longer) * (size - 1) / 2]
-        return lambda picture: cv2.warpAffine(
-            picture, matrix, (size, size), borderMode=cv2.BORDER_REFLECT
-        )
 
-    def write_letter(picture):
-        at, height = (
-            (round(size / 20), round(size / 7)),
-            size / 300,
-        )  # where train has it on films of the sick, and hardly on others
-        return cv2.putText(
-            picture.astype(np.uint8),
-            "R",
-            at,
-            cv2.FONT_HERSHEY_SIMPLEX,
-            height,
-            230,
-            max(1, round(size / 64)),
-            cv2.LINE_AA,
-        )
+def scale_contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Return an image with each pixel's distance from the mean gray level scaled."""
+    return (image - image.mean()) * factor + image.mean()
 
-    def paint_out(picture):
-        gray = picture.astype(np.uint8)
-        marks = cv2.dilate(
-            cv2.resize(
-                detect_markers(gray[:, :, None]),
-                (size, size),
-                interpolation=cv2.INTER_NEAREST,
-            ),
-            np.ones((5, 5)),
-        )
-        return cv2.inpaint(gray, marks, 3, cv2.INPAINT_TELEA)
 
+def blur_image(image: np.ndarray) -> np.ndarray:
+    """Return an image after a Gaussian blur with a σ of 1/70 of its width."""
+    return cv2.GaussianBlur(image, (0, 0), len(image) / 70)
+
+
+def equalize_locally(image: np.ndarray) -> np.ndarray:
+    """Return an image after contrast-limited adaptive histogram equalization."""
+    return cv2.createCLAHE(3, (8, 8)).apply(image.astype(np.uint8))
+
+
+def add_marker(image: np.ndarray) -> np.ndarray:
+    """Return an image with a letter R at the upper left.
+
+    There, the training set has a marker in many images with pneumonia, and in few
+    normal ones.
+    """
+    size = len(image)
+    return cv2.putText(
+        image.astype(np.uint8),
+        "R",
+        (round(size / 20), round(size / 7)),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        fontScale=size / 300,
+        color=230,
+        thickness=max(1, round(size / 64)),
+        lineType=cv2.LINE_AA,
+    )
+
+
+def remove_markers(image: np.ndarray) -> np.ndarray:
+    """Return an image with the side markers (see `detect_markers`) painted over."""
+    gray = image.astype(np.uint8)
+    markers = detect_markers(gray[:, :, None])
+    markers = cv2.resize(markers, gray.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    markers = cv2.dilate(markers, np.ones((5, 5)))
+    return cv2.inpaint(gray, markers, 3, cv2.INPAINT_TELEA)
+
+
+def keep_only_border(image: np.ndarray, fraction: float = 0.12) -> np.ndarray:
+    """Return an image with only its border left, the rest at the mean gray level.
+
+    Parameters
+    ----------
+    image : float32 array of shape (size, size)
+    fraction : float
+        The width of the border, as a fraction of the width of the image.
+    """
+    return np.where(border_mask(len(image), fraction), image, image.mean())
+
+
+def mask_border(image: np.ndarray, fraction: float = 0.12) -> np.ndarray:
+    """Return an image without its border: the inverse of `keep_only_border`."""
+    return np.where(border_mask(len(image), fraction), image.mean(), image)
+
+
+def perturbations(size: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return the perturbations that should not change a diagnosis.
+
+    Parameters
+    ----------
+    size : int
+        The width and height of the images in pixels.
+
+    Returns
+    -------
+    dict of {name: function}
+        A function takes and returns an image, float32 (size, size), with gray levels
+        from 0 to 255; what it returns is to be clipped to that range. The first one is
+        "unchanged".
+    """
     noise = np.random.default_rng(0).normal(0, 15, (size, size))
     return {
-        "unchanged": lambda picture: picture,
-        "half the contrast": lambda picture: (
-            (picture - picture.mean()) * 0.5 + picture.mean()
-        ),
-        "more contrast, clipped": lambda picture: (
-            (picture - picture.mean()) * 1.6 + picture.mean()
-        ),
-        "darker, clipped": lambda picture: picture - 60,
-        "brighter, clipped": lambda picture: picture + 60,
-        "gamma 0.5": lambda picture: 255 * (picture / 255) ** 0.5,
-        "gamma 2": lambda picture: 255 * (picture / 255) ** 2,
-        "equalized place by place": lambda picture: cv2.createCLAHE(3, (8, 8)).apply(
-            picture.astype(np.uint8)
-        ),
-        "blurred": lambda picture: cv2.GaussianBlur(picture, (0, 0), size / 70),
-        "sharpened": lambda picture: (
-            picture + 1.5 * (picture - cv2.GaussianBlur(picture, (0, 0), size / 70))
-        ),
-        "noisy": lambda picture: picture + noise,
-        "cropped to 80 %": place(zoom=1.25),
-        "shrunk to 85 %": place(zoom=0.85),
-        "stretched by a quarter in height": place(taller=1.25),
-        "stretched by a quarter in width": place(wider=1.25),
-        "turned by 12 degrees": place(turn=12),
-        "a letter put on": write_letter,
-        "letters painted out": paint_out,
-        "frame replaced by gray": mask_border,
+        "unchanged": lambda image: image,
+        "half_contrast": lambda image: scale_contrast(image, 0.5),
+        "more_contrast": lambda image: scale_contrast(image, 1.6),
+        "darker": lambda image: image - 60,
+        "brighter": lambda image: image + 60,
+        "gamma_one_half": lambda image: 255 * (image / 255) ** 0.5,
+        "gamma_two": lambda image: 255 * (image / 255) ** 2,
+        "locally_equalized": equalize_locally,
+        "blurred": blur_image,
+        "sharpened": lambda image: image + 1.5 * (image - blur_image(image)),
+        "noisy": lambda image: image + noise,
+        "cropped_to_80_percent": lambda image: warp_image(image, zoom=1.25),
+        "shrunk_to_85_percent": lambda image: warp_image(image, zoom=0.85),
+        "stretched_vertically": lambda image: warp_image(image, height_scale=1.25),
+        "stretched_horizontally": lambda image: warp_image(image, width_scale=1.25),
+        "rotated_by_12_degrees": lambda image: warp_image(image, angle=12),
+        "marker_added": add_marker,
+        "markers_removed": remove_markers,
+        "border_masked": mask_border,
     }
 
 
-def add_perturbed_copies(batches: ImageBatches, often: int = 3) -> ImageBatches:
-    """Return ImageBatches of the same images as they are, and then each `often` times, with the changes of `perturbations` in turn."""
-    unchanged, *kinds = perturbations(batches.arrays[0].shape[1]).values()
-    rows, labels = (
-        np.concatenate([values, np.repeat(values, often)])
-        for values in (batches.rows, batches.labels)
-    )
-    changes = [unchanged] * len(batches.rows) + [
-        kinds[place % len(kinds)] for place in range(often * len(batches.rows))
-    ]
+def add_perturbed_copies(batches: ImageBatches, copies: int = 3) -> ImageBatches:
+    """Return ImageBatches of the unchanged images and of perturbed copies.
+
+    The perturbations are assigned in turn, so that each is applied equally often.
+
+    Parameters
+    ----------
+    batches : ImageBatches of n images
+    copies : int
+        How many perturbed copies each image gets.
+
+    Returns
+    -------
+    ImageBatches of n × (1 + copies) images: first the unchanged ones, then the copies
+    """
+    count = len(batches.rows)
+    unchanged, *functions = perturbations(batches.arrays[0].shape[1]).values()
+    copied = [functions[number % len(functions)] for number in range(copies * count)]
     return ImageBatches(
         batches.arrays,
-        rows,
-        labels,
-        batches.size,
-        devices=batches.devices,
-        changes=changes,
+        np.concatenate([batches.rows, np.repeat(batches.rows, copies)]),
+        np.concatenate([batches.labels, np.repeat(batches.labels, copies)]),
+        batches.batch_size,
+        perturbations=[unchanged] * count + copied,
     )
 
 
 def predict_perturbed(
-    model: keras.Model, batches: ImageBatches
+    predict: Callable[[ImageBatches], np.ndarray], batches: ImageBatches
 ) -> dict[str, np.ndarray]:
-    """Return {change: float64 (n,)}: probabilities for the images of ImageBatches, "unchanged" and with each change of `perturbations`."""
+    """Return the predictions for the images with each perturbation.
+
+    Parameters
+    ----------
+    predict : function
+        Takes ImageBatches of n images and returns an array of shape (n,).
+    batches : ImageBatches of n images
+
+    Returns
+    -------
+    dict of {perturbation: array of shape (n,)}, without "unchanged"
+    """
+    functions = perturbations(batches.arrays[0].shape[1])
+    del functions["unchanged"]
     return {
-        name: predict_probabilities(model, perturb_batches(batches, change))
-        for name, change in perturbations(batches.arrays[0].shape[1]).items()
+        name: predict(perturb_batches(batches, function))
+        for name, function in functions.items()
     }
 
 
 def pool_perturbations(
-    labels: np.ndarray, changed: dict[str, np.ndarray]
+    labels: np.ndarray, predictions: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (labels, probabilities) of all {change: probabilities} as one set of pictures: what one line for all of them meets."""
-    return np.tile(labels, len(changed)), np.concatenate(list(changed.values()))
+    """Return (labels, probabilities) of all perturbations as one set of images.
+
+    In the pooled set, one threshold has to fit all perturbations.
+
+    Parameters
+    ----------
+    labels : array of shape (n,)
+    predictions : dict of {perturbation: probabilities of shape (n,)}
+    """
+    probabilities = np.concatenate(list(predictions.values()))
+    return np.tile(labels, len(predictions)), probabilities
 
 
 def evaluate_perturbations(
-    labels: np.ndarray, changed: dict[str, np.ndarray], threshold: float
+    labels: np.ndarray, predictions: dict[str, np.ndarray], threshold: float
 ) -> pd.DataFrame:
-    """Return a table of scores of a network on changed pictures, one row for each {change: probabilities}."""
+    """Return a table of the metrics of `compute_metrics`, one row a perturbation.
+
+    Parameters
+    ----------
+    labels : array of shape (n,)
+    predictions : dict of {perturbation: probabilities of shape (n,)}
+    threshold : float
+    """
     return pd.DataFrame(
         {
             name: compute_metrics(labels, probabilities, threshold)
-            for name, probabilities in changed.items()
+            for name, probabilities in predictions.items()
         }
     ).T
 
 
-def keep_only_border(picture: np.ndarray, share: float = 0.12) -> np.ndarray:
-    """Return a picture, float32 (size, size), of which only a frame of this share of its width is left, the rest at the mean gray."""
-    return np.where(border_mask(len(picture), share), picture, picture.mean())
-
-
-def mask_border(picture: np.ndarray, share: float = 0.12) -> np.ndarray:
-    """Return the opposite: without the frame, where letters and edges lie."""
-    return picture + picture.mean() - keep_only_border(picture, share)
-
-
 def aspect_ratio_correlation(
     files: pd.DataFrame, probabilities: np.ndarray, bootstrap_samples: int, seed: int
-) -> tuple[float, float, float]:
-    """Return (correlation, low, high): how the logit follows width / height among images of one class.
+) -> Estimate:
+    """Return the rank correlation of the logit with the aspect ratio of the original.
 
-    Spearman's rank correlation, with a 95 % bootstrap interval, drawn by patient; NaN where all shapes are the same.
+    Parameters
+    ----------
+    files : DataFrame of n rows, with the columns width, height and patient
+        Images of one class: otherwise the diagnosis correlates with both.
+    probabilities : float array of shape (n,)
+    bootstrap_samples : int
+    seed : int
+
+    Returns
+    -------
+    Estimate of Spearman's correlation, with a bootstrap interval by patient; NaN where
+    all images have the same aspect ratio or the same probability
     """
-    ranks = np.stack(
-        [rankdata(files.width / files.height), rankdata(to_logits(probabilities))]
-    )
-    if not np.ptp(ranks, axis=1).all():
-        return np.nan, np.nan, np.nan
-    covariances = [
-        np.cov(ranks, aweights=weights)
-        for weights in cluster_bootstrap_weights(files.patient, bootstrap_samples, seed)
-    ]
-    values = [
-        both[0, 1] / np.sqrt(both[0, 0] * both[1, 1])
-        for both in (np.cov(ranks), *covariances)
-    ]
-    return float(values[0]), *np.nanquantile(values[1:], (0.025, 0.975)).tolist()
+    aspect_ratios = (files.width / files.height).to_numpy()
+    if len(np.unique(aspect_ratios)) < 2 or len(np.unique(probabilities)) < 2:
+        return {"value": np.nan, "low": np.nan, "high": np.nan}
+    ranks = np.stack([rankdata(aspect_ratios), rankdata(to_logits(probabilities))])
+
+    def correlation(weights: np.ndarray) -> float:
+        mean = np.average(ranks, axis=1, weights=weights)
+        deviations = ranks - mean[:, None]
+        covariance = deviations * weights @ deviations.T
+        variances = covariance[0, 0] * covariance[1, 1]
+        return covariance[0, 1] / np.sqrt(variances) if variances > 1e-12 else np.nan
+
+    correlations = [correlation(np.ones(len(files)))]
+    for weights in cluster_bootstrap_weights(files.patient, bootstrap_samples, seed):
+        correlations.append(correlation(weights))
+    return percentile_ci(pd.DataFrame({"correlation": correlations}))["correlation"]
 
 
 def describe_aspect_ratio_use(
-    files: pd.DataFrame, probabilities: np.ndarray, settings
+    files: pd.DataFrame, probabilities: np.ndarray, settings: Settings
 ) -> str:
-    """Return in words, class by class, how the answers follow width / height."""
-    texts = []
+    """Return in words, class by class, whether predictions follow the aspect ratio.
+
+    Parameters
+    ----------
+    files : DataFrame of n rows, with the columns label, width, height and patient
+    probabilities : float array of shape (n,)
+    settings : Settings
+    """
+    sentences = []
     for label, name in enumerate(CLASS_NAMES):
-        own = (files.label == label).to_numpy()
-        value, low, high = aspect_ratio_correlation(
-            files[own], probabilities[own], settings.BOOTSTRAP_SAMPLES, settings.SEED
+        has_label = (files.label == label).to_numpy()
+        estimate = aspect_ratio_correlation(
+            files[has_label],
+            probabilities[has_label],
+            settings.BOOTSTRAP_SAMPLES,
+            settings.SEED,
         )
-        texts.append(
-            f"Among {name}, the answer follows width / height with a rank correlation of {value:.2f} [{low:.2f}, {high:.2f}]."
-            if np.isfinite(value)
-            else f"{name}: all have one shape, so no answer can follow it."
+        value, low, high = estimate["value"], estimate["low"], estimate["high"]
+        if np.isnan(value):
+            sentences.append(
+                f"{name}: no correlation with the aspect ratio can be computed, as all "
+                "images have the same aspect ratio or the same probability."
+            )
+            continue
+        verdict = "significant" if low > 0 or high < 0 else "not significant"
+        sentences.append(
+            f"{name}: rank correlation of the logit with the aspect ratio {value:.2f} "
+            f"(95 % CI {low:.2f} to {high:.2f}), {verdict}."
         )
-    return "\n".join(texts)
+    return "\n".join(sentences)
+
+
+def describe_robustness(table: pd.DataFrame) -> str:
+    """Return in words which perturbations cost most AUC, sensitivity and specificity.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `evaluate_perturbations` returns it, with a row "unchanged".
+    """
+    drops = table.loc["unchanged"] - table.drop("unchanged")
+    sentences = []
+    for metric, name in (
+        ("auc", "AUC"),
+        ("sensitivity", "sensitivity"),
+        ("specificity", "specificity"),
+    ):
+        drop = drops[metric].dropna().astype(float)
+        if drop.empty:
+            sentences.append(f"The {name} could not be measured.")
+        elif drop.max() <= 0:
+            sentences.append(f"No perturbation lowers the {name}.")
+        else:
+            worst = str(drop.idxmax())
+            sentences.append(
+                f"Largest drop in {name}: {drop.max():.3f}, {worst.replace('_', ' ')}."
+            )
+    return "\n".join(sentences)

@@ -1,271 +1,331 @@
-"""Runs compared with one of them: as a table, in words and in a figure."""
+"""Runs compared with a reference: a table, paired differences, and both in words."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
 from cxr.evaluation import (
+    Estimate,
     cluster_bootstrap_weights,
     compute_metrics,
     format_metrics,
     percentile_ci,
 )
 from cxr.labels import image_label
+from cxr.runs import RunRecord, inactive_settings
 
 
-def reference_run(records: list):
-    """Return the record of the run that the others are compared with, or None."""
-    return next((one for one in records if one["name"] == one["reference"]), None)
+def reference_run(records: list[RunRecord]) -> RunRecord | None:
+    """Return the record of the run with which the others are compared, or None."""
+    for record in records:
+        if record["name"] == record["reference"]:
+            return record
+    return None
 
 
-def effective_settings(record: dict) -> dict:
-    """Return {name: value} of all that made a run what it is: its data, its network, its settings; None: had no effect, or unknown."""
-    idle = [
-        "RUN_NAME",
-        "DATA_DIR",
-        "OUTPUT_DIR",
-        "CACHE_DIR",
-        "PRESET",
-        "BOOTSTRAP_SAMPLES",
-        "BASELINE_EPOCHS",
-        "SAVE_TO_DRIVE",
-    ]
-    if record["name"] == "baseline":  # it has a recipe of its own
-        idle += [
-            "parameters",
-            "EPOCHS",
-            "AUGMENT",
-            "DROPOUT",
-            "WEIGHT_DECAY",
-            "CLASS_WEIGHTS",
-        ]
-    if record["name"] == "baseline" or not record["settings"].get("AUGMENT", True):
-        idle += ["AUG_AFFINE", "AUG_INTENSITY", "AUG_BLUR_NOISE", "FLIP"]
-    return {
+def comparable_runs(records: list[RunRecord]) -> list[RunRecord]:
+    """Return the records of the runs that can be compared."""
+    return [record for record in records if not record["exclusion_reason"]]
+
+
+def effective_settings(record: RunRecord) -> dict[str, Any]:
+    """Return what made a run what it is: data, network and settings, by name.
+
+    A value is None if it had no effect, or is unknown.
+    """
+    settings = {
         "data": record["data"],
-        "held out": record["val"],
+        "validation set": record["validation_set"],
         "network": record.get("network"),
         "parameters": record.get("parameters"),
         **record["settings"],
-        **dict.fromkeys(idle),
+        **dict.fromkeys(inactive_settings(record)),
     }
+    if record["name"] == "baseline":  # its number follows from the network
+        settings["parameters"] = None
+    return settings
 
 
-def changed_settings(record: dict, reference: dict) -> dict:
-    """Return {name: (value, value in the reference)} of what differs between two runs; what is unknown (None) does not."""
-    own, other = effective_settings(record), effective_settings(reference)
-    return {
-        name: (value, other.get(name))
-        for name, value in own.items()
-        if None not in (value, other.get(name)) and value != other[name]
-    }
+def changed_settings(
+    record: RunRecord, reference: RunRecord
+) -> dict[str, tuple[Any, Any]]:
+    """Return {name: (value, value in the reference)} of the settings that differ.
+
+    A setting that had no effect on one of the two runs is left out.
+    """
+    settings = effective_settings(record)
+    reference_settings = effective_settings(reference)
+    changes = {}
+    for name, value in settings.items():
+        reference_value = reference_settings.get(name)
+        if None not in (value, reference_value) and value != reference_value:
+            changes[name] = (value, reference_value)
+    return changes
 
 
-def tabulate_runs(records: list) -> pd.DataFrame:
-    """Return a table of texts, a row a run in the order of `records`: what differs between the runs, and the validation scores."""
-    runs = {one["name"]: one for one in records if one.get("validation")}
-    settled = pd.DataFrame(
-        [effective_settings(one) for one in runs.values()], list(runs), dtype=object
+def describe_comparability(record: RunRecord) -> str:
+    """Return the entry of a run in the column "compared" of the table of runs."""
+    if record["exclusion_reason"]:
+        return f"no: {record['exclusion_reason']}"
+    return "reference" if record["name"] == record["reference"] else "yes"
+
+
+def tabulate_runs(records: list[RunRecord]) -> pd.DataFrame:
+    """Return a table of texts, a row for each run in the order of `records`.
+
+    Columns: whether the run is compared, the settings that differ between the runs, the
+    validation metrics, the best epoch and the minutes.
+    """
+    evaluated = [record for record in records if record.get("validation")]
+    names = [record["name"] for record in evaluated]
+    settings = [effective_settings(record) for record in evaluated]
+    table = pd.DataFrame(settings, names, dtype=object)
+    texts = table.map(str).where(table.notna())
+    metrics = {record["name"]: record["validation"] for record in evaluated}
+    table = texts.loc[:, texts.nunique() > 1].join(
+        format_metrics(**metrics).T.rename(columns={"auc": "AUC"})
     )
-    texts = settled.map(str).where(settled.notna())
-    scores = format_metrics(
-        **{name: one["validation"] for name, one in runs.items()}
-    ).T.rename(columns={"auc": "AUC"})
-    table = texts.loc[:, texts.nunique() > 1].join(scores)
     table["best epoch"] = [
-        f"{one['best_epoch']} of {one['epochs']}" for one in runs.values()
+        f"{record['best_epoch']} of {record['epochs']}" for record in evaluated
     ]
-    table["minutes"] = [f"{one['seconds'] / 60:.1f}" for one in runs.values()]
-    table = table.reindex([one["name"] for one in records]).fillna("–")
-    table.insert(
-        0,
-        "compared",
-        [
-            f"no: {one['apart']}"
-            if one["apart"]
-            else "the reference"
-            if one["name"] == one["reference"]
-            else "yes"
-            for one in records
-        ],
-    )
+    table["minutes"] = [f"{record['seconds'] / 60:.1f}" for record in evaluated]
+    table = table.reindex([record["name"] for record in records]).fillna("–")
+    table.insert(0, "compared", [describe_comparability(record) for record in records])
     return table
 
 
-def describe_runs(records: list) -> str:
-    """Return in words which runs are compared, on which images, and with which."""
-    reference, pictures = reference_run(records), image_label(records[0]["data"])
-    if reference is None:
-        return f"{pictures.capitalize()}; no run can be compared. Validation scores with 95 % intervals."
-    oldest = (
-        ""
-        if reference["name"] == "reference"
-        else ", the oldest, as none called 'reference' can be compared"
-    )
-    return (
-        f"Validated on the same {len(reference['answers']):,} {pictures} (held-out set {reference['holdout']}), the highest AUC first, "
-        f"with 95 % intervals. Bold: not as in {reference['name']!r}{oldest}. Gray: cannot be compared."
-    )
-
-
-def show_runs(records: list) -> None:
-    """Show the table of runs with a caption: bold what differs from the reference, gray what cannot be compared."""
-    changes = {
-        one["name"]: {}
-        if one["apart"]
-        else changed_settings(one, reference_run(records))
-        for one in records
-    }
-    gray = {one["name"]: "color: #888888" if one["apart"] else "" for one in records}
-    style = (
-        tabulate_runs(records)
-        .style.format(escape="html")
-        .format_index(escape="html")
-        .set_caption(describe_runs(records))
-    )
-    display(
-        style.apply(
-            lambda row: [
-                "font-weight: bold" if name in changes[row.name] else gray[row.name]
-                for name in row.index
-            ],
-            axis=1,
-        )
-    )
-
-
-def paired_differences(records: list, bootstrap_samples: int, seed: int) -> dict:
-    """Return {run: {"auc" or "accuracy": {"value", "low", "high"}}}: its score minus the reference's, both of the same draws."""
+def describe_runs(records: list[RunRecord]) -> str:
+    """Return the caption of the table of runs."""
     reference = reference_run(records)
+    label = image_label(records[0]["data"])
     if reference is None:
-        return {}
-    weights, drawn = (
-        [
-            np.ones(len(reference["answers"])),
-            *cluster_bootstrap_weights(
-                reference["answers"].patient, bootstrap_samples, seed
-            ),
-        ],
-        {},
+        return (
+            f"Validation metrics with 95 % CI ({label}). No run can be compared with "
+            "another."
+        )
+    predictions = reference["predictions"]
+    count = 0 if predictions is None else len(predictions)
+    reason = ""
+    if reference["name"] != "reference":
+        reason = " (the oldest run, because no comparable run is named 'reference')"
+    return (
+        f"Metrics with 95 % CI on {count:,} validation images ({label}, validation set "
+        f"{reference['validation_set']}), sorted by AUC. Bold: differs from the "
+        f"reference, {reference['name']!r}{reason}. Gray: cannot be compared."
     )
-    for one in [one for one in records if not one["apart"]]:
-        labels, probabilities = (
-            one["answers"][name].to_numpy() for name in ("label", "probability")
-        )
-        drawn[one["name"]] = pd.DataFrame(
-            [
-                compute_metrics(labels, probabilities, one["threshold"], draw)
-                for draw in weights
-            ]
-        )[["auc", "accuracy"]]
-    return {
-        name: percentile_ci(scores - drawn[reference["name"]])
-        for name, scores in drawn.items()
-        if name != reference["name"]
-    }
 
 
-def seed_spread(records: list) -> tuple[list, dict]:
-    """Return (names, {score: spread}) of comparable runs that differ only in SEED: the largest difference between two of them (or 0)."""
-    pairs = [
-        pair
-        for pair in itertools.combinations(
-            [one for one in records if not one["apart"]], 2
-        )
-        if set(changed_settings(*pair)) == {"SEED"}
+def show_runs(records: list[RunRecord]) -> None:
+    """Display the table of runs with a caption.
+
+    Bold: what differs from the reference. Gray: runs that cannot be compared.
+    """
+    reference = reference_run(records)
+    styles = {}
+    for record in records:
+        is_excluded = bool(record["exclusion_reason"])
+        changes = {}
+        if reference is not None and not is_excluded:
+            changes = changed_settings(record, reference)
+        styles[record["name"]] = (changes, "color: #888888" if is_excluded else "")
+
+    def style_row(row: pd.Series) -> list[str]:
+        changes, style = styles[row.name]
+        return ["font-weight: bold" if name in changes else style for name in row.index]
+
+    table = tabulate_runs(records).style.format(escape="html")
+    table = table.format_index(escape="html").set_caption(describe_runs(records))
+    display(table.apply(style_row, axis=1))
+
+
+def paired_differences(
+    records: list[RunRecord], bootstrap_samples: int, seed: int
+) -> dict[str, dict[str, Estimate]]:
+    """Return the difference of each comparable run from the reference.
+
+    In each bootstrap sample of patients, both runs are evaluated on the same patients,
+    so the variation between patients that affects both cancels out.
+
+    Parameters
+    ----------
+    records : list of RunRecord
+        As `list_runs` returns them.
+    bootstrap_samples : int
+    seed : int
+
+    Returns
+    -------
+    dict
+        {run: {"auc" or "accuracy": Estimate}}: its metric minus that of the reference,
+        with a 95 % percentile interval. Accuracy is that at each run's own threshold.
+        Empty if there is no reference.
+    """
+    reference = reference_run(records)
+    if reference is None or reference["predictions"] is None:
+        return {}
+    patients = reference["predictions"].patient
+    samples = [
+        np.ones(len(patients)),
+        *cluster_bootstrap_weights(patients, bootstrap_samples, seed),
     ]
-    spread = {
-        name: max(
-            (
-                abs(
-                    one["validation"][name]["value"]
-                    - other["validation"][name]["value"]
-                )
-                for one, other in pairs
-            ),
-            default=0.0,
-        )
-        for name in ("auc", "accuracy")
+    metrics = {}
+    for record in comparable_runs(records):
+        predictions = record["predictions"]
+        assert predictions is not None
+        labels = predictions.label.to_numpy()
+        probabilities = predictions.probability.to_numpy()
+        threshold = record["threshold"]
+        rows = [
+            compute_metrics(labels, probabilities, threshold, weights)
+            for weights in samples
+        ]
+        metrics[record["name"]] = pd.DataFrame(rows)[["auc", "accuracy"]]
+    reference_metrics = metrics.pop(reference["name"])
+    return {
+        name: percentile_ci(table - reference_metrics)
+        for name, table in metrics.items()
     }
-    return list(dict.fromkeys(one["name"] for pair in pairs for one in pair)), spread
 
 
-def is_significant(difference: dict) -> bool:
-    """Return whether the interval of a difference ({"value", "low", "high"}) excludes 0."""
+def seed_variation(
+    records: list[RunRecord],
+) -> tuple[list[str], dict[str, float]]:
+    """Measure how much comparable runs vary that differ only in SEED.
+
+    Returns
+    -------
+    names : list of str
+        Those runs.
+    spread : dict
+        {"auc" or "accuracy": largest difference between two of them}; 0 if there are
+        none.
+    """
+    names = []
+    spread = {"auc": 0.0, "accuracy": 0.0}
+    for first, second in itertools.combinations(comparable_runs(records), 2):
+        if set(changed_settings(first, second)) != {"SEED"}:
+            continue
+        names += [first["name"], second["name"]]
+        for metric, largest in spread.items():
+            value = first["validation"][metric]["value"]
+            other_value = second["validation"][metric]["value"]
+            spread[metric] = max(largest, abs(value - other_value))
+    return list(dict.fromkeys(names)), spread
+
+
+def is_significant(difference: Estimate) -> bool:
+    """Return whether the 95 % CI of a difference excludes 0."""
     return difference["low"] > 0 or difference["high"] < 0
 
 
-def describe_difference(difference: dict, changes: dict, spread: float) -> str:
-    """Return in words whether a difference of a score ({"value", "low", "high"}) is more than noise; `spread`: between seeds."""
-    value, low, high = (difference[key] for key in ("value", "low", "high"))
-    size = (
-        f"is {abs(value):.4f} {'higher' if value > 0 else 'lower'}"
-        if value
-        else "is the same"
-    )
-    verdict = (
-        "no difference in any draw"
-        if value == low == high == 0
-        else "no more than noise"
-    )
+def describe_difference(
+    difference: Estimate, changes: dict[str, tuple[Any, Any]], spread: float
+) -> str:
+    """Return in words how large a difference is, and whether it is significant.
+
+    Parameters
+    ----------
+    difference : Estimate
+        Metric of a run minus that of the reference.
+    changes : dict
+        The settings that differ (see `changed_settings`).
+    spread : float
+        The largest difference of this metric between seeds.
+    """
+    value = difference["value"]
+    low = difference["low"]
+    high = difference["high"]
+    size = "is equal"
+    if value:
+        size = f"is {abs(value):.4f} {'higher' if value > 0 else 'lower'}"
+    verdict = "not distinguishable from noise"
+    if value == low == high == 0:
+        verdict = "identical in every bootstrap sample"
     if is_significant(difference):
-        verdict = (
-            f"{'better' if low > 0 else 'worse'} by more than the luck of the patients"
-        )
+        verdict = f"significantly {'better' if low > 0 else 'worse'}"
         if set(changes) <= {"SEED"}:
-            verdict += ", though no setting but SEED differs"
+            verdict += ", although no setting but SEED differs"
         elif abs(value) < spread:
             verdict += (
-                f", but by less than seeds differ ({spread:.4f}): it may be noise"
+                ", but the difference is smaller than that between seeds "
+                f"({spread:.4f}), so it may be noise"
             )
     return f"{size} [{low:+.4f} to {high:+.4f}]: {verdict}"
 
 
-def describe_differences(records: list, differences: dict) -> str:
-    """Return in words, a sentence a line, how each run differs from the reference, what else may be luck, and what is not compared."""
-    reference, (repeated, spread) = reference_run(records), seed_spread(records)
-    lines = [
-        f"Compared with {reference['name']!r}, in brackets the 95 % interval of the difference (accuracy: each at its own threshold):"
-        if differences
-        else "There is nothing to compare yet: change one setting, and add a run."
-    ]
-    for one in [one for one in records if one["name"] in differences]:
-        changes = changed_settings(one, reference)
-        words = (
-            ", ".join(
-                f"{name} {value} instead of {other}"
-                for name, (value, other) in changes.items()
+def describe_differences(
+    records: list[RunRecord], differences: dict[str, dict[str, Estimate]]
+) -> str:
+    """Return in words how the runs differ from the reference, a sentence a line.
+
+    Then follow the variation between seeds, and the runs that are not compared.
+
+    Parameters
+    ----------
+    records : list of RunRecord
+        As `list_runs` returns them.
+    differences : dict
+        As `paired_differences` returns them.
+    """
+    reference = reference_run(records)
+    names, spread = seed_variation(records)
+    if reference is None or not differences:
+        lines = ["There is nothing to compare yet: change one setting and add a run."]
+    else:
+        lines = [
+            f"Differences from {reference['name']!r}, in brackets their 95 % CI "
+            "(accuracy: each run at its own threshold):"
+        ]
+        for record in records:
+            if record["name"] not in differences:
+                continue
+            changes = changed_settings(record, reference)
+            changed = ", ".join(
+                f"{name} {value} instead of {reference_value}"
+                for name, (value, reference_value) in changes.items()
             )
-            or "the same settings"
-        )
-        auc, accuracy = (
-            describe_difference(differences[one["name"]][name], changes, spread[name])
-            for name in ("auc", "accuracy")
-        )
-        lines.append(
-            f"{one['name']} ({words}): its AUC {auc}.\n    Its accuracy {accuracy}."
-        )
-    if differences:
-        lines += ["", describe_seed_variation(repeated, spread, 2 * len(differences))]
-    lines += [
-        f"{one['name']} is not compared: {one.get('damage', one['apart'] + '.')}"
-        for one in records
-        if one["apart"]
-    ]
+            difference = differences[record["name"]]
+            auc = describe_difference(difference["auc"], changes, spread["auc"])
+            accuracy = describe_difference(
+                difference["accuracy"], changes, spread["accuracy"]
+            )
+            lines += [
+                f"{record['name']} ({changed or 'the same settings'}): its AUC {auc}.",
+                f"    Its accuracy {accuracy}.",
+            ]
+        lines += ["", describe_seed_variation(names, spread, 2 * len(differences))]
+    for record in records:
+        if reason := record["exclusion_reason"]:
+            error = record.get("error", f"{reason}.")
+            lines.append(f"{record['name']} is not compared: {error}")
     return "\n".join(lines)
 
 
-def describe_seed_variation(repeated: list, spread: dict, count: int) -> str:
-    """Return in words what the seed does (see `seed_spread`), and what to expect of so many comparisons."""
-    seeds = "no two of these runs differ only in SEED, so how much is luck of the start is not known. Repeat those that matter."
-    if repeated:
-        seeds = (
-            f"{', '.join(repeated)} differ only in SEED, and yet by up to {spread['auc']:.4f} in AUC and {spread['accuracy']:.4f} in "
-            "accuracy. Of single runs, smaller differences prove nothing, whatever their interval says."
+def describe_seed_variation(
+    names: list[str], spread: dict[str, float], count: int
+) -> str:
+    """Return in words how much runs vary with the seed (see `seed_variation`).
+
+    Also what to expect of `count` comparisons where there is no difference at all.
+    """
+    if names:
+        sentence = (
+            f"{', '.join(names)} differ only in SEED, by up to {spread['auc']:.4f} in "
+            f"AUC and {spread['accuracy']:.4f} in accuracy. A smaller difference "
+            "between two single runs is no evidence, even if its interval excludes 0."
         )
+    else:
+        sentence = (
+            "no two of these runs differ only in SEED, so it is unknown. Repeat the "
+            "runs that matter with other seeds."
+        )
+    chance = 1 - 0.95**count
     return (
-        f"Seeds differ too: {seeds}\nThese are {count} comparisons, two scores of each run. If no change did anything, about one "
-        f"interval in 20 would still exclude 0, and at least one of {count} with a chance of up to {1 - 0.95**count:.0%}."
+        f"Variation between seeds: {sentence}\n"
+        f"Multiple comparisons: with {count} of them (two metrics of each run) and no "
+        "real difference, about one interval in 20 would still exclude 0, and at least "
+        f"one of {count} with a probability of up to {chance:.0%}."
     )

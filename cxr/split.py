@@ -1,6 +1,7 @@
-"""Which images belong together, by patient and by content, and on which side of a split they go."""
+"""Grouping images by patient and content, and splitting them by group."""
 
 import hashlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,80 +9,139 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
+from cxr.labels import CLASS_NAMES
 
-def find_duplicates(x, files: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
-    """Return (digests, groups): a digest of each image, and a table of the groups with identical pixels."""
-    table = files.assign(
-        digest=[
-            hashlib.blake2b(
-                np.ascontiguousarray(image).data, digest_size=16
-            ).hexdigest()
-            for image in x
-        ]
-    )
-    groups = table.groupby("digest").agg(
+
+def find_duplicates(
+    images: Iterable[np.ndarray], files: pd.DataFrame
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Find images with identical pixels.
+
+    Parameters
+    ----------
+    images : iterable of n arrays
+    files : DataFrame with n rows
+        Their columns path, patient, label and folder are used.
+
+    Returns
+    -------
+    hashes : array of n str
+        A hash of the pixels of each image.
+    groups : DataFrame
+        One row for each group of identical images: how many images, patients, labels
+        and folders it has, and the path of its first image.
+    """
+    hashes = [
+        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest()
+        for image in images
+    ]
+    table = files.assign(hash=hashes)
+    groups = table.groupby("hash").agg(
         images=("path", "size"),
         patients=("patient", "nunique"),
         labels=("label", "nunique"),
         folders=("folder", "nunique"),
         first=("path", "first"),
     )
-    return table.digest.to_numpy(), groups[groups.images > 1].sort_values(
-        "first"
-    ).reset_index(drop=True)
+    duplicates = groups[groups.images > 1].sort_values("first").reset_index(drop=True)
+    return table.hash.to_numpy(), duplicates
 
 
-def group_patients(patients, digests) -> np.ndarray:
-    """Return a group number for each image: one for a patient's images, and for patients that share an image."""
-    patient = np.unique(patients, return_inverse=True)[1]
-    digest = np.unique(digests, return_inverse=True)[1] + patient.max() + 1
-    nodes = digest.max() + 1
-    edges = coo_array((np.ones(len(patient)), (patient, digest)), (nodes, nodes))
-    return connected_components(edges, directed=False)[1][patient]
+def group_patients(
+    patients: Sequence[str] | pd.Series, hashes: Sequence[str] | np.ndarray
+) -> np.ndarray:
+    """Number the groups of images that must stay on one side of a split.
+
+    Images of one patient form a group, and so do patients who share an identical image.
+
+    Parameters
+    ----------
+    patients, hashes : sequences of n str
+        Patient and pixel hash (see `find_duplicates`) of each image.
+
+    Returns
+    -------
+    int array (n,)
+    """
+    # A graph with patients and hashes as nodes, and an edge for each image.
+    patient_nodes = np.unique(patients, return_inverse=True)[1]
+    hash_nodes = np.unique(hashes, return_inverse=True)[1] + patient_nodes.max() + 1
+    count = hash_nodes.max() + 1
+    edges = (np.ones(len(patient_nodes)), (patient_nodes, hash_nodes))
+    graph = coo_array(edges, (count, count))
+    return connected_components(graph, directed=False)[1][patient_nodes]
 
 
 def count_groups(labels: np.ndarray, groups: np.ndarray) -> int:
-    """Return the number of groups (see `group_patients`) in the class that has fewer of them; labels and groups are (n,).
+    """Return the number of groups in the class that has fewer of them.
 
-    Raises ValueError if that is 1: nothing can be learned from some of the patients and validated on others.
+    Parameters
+    ----------
+    labels, groups : int arrays (n,)
+        Class and group (see `group_patients`) of each image.
+
+    Raises
+    ------
+    ValueError
+        If a class has less than two groups: a class with one group of patients cannot
+        be both trained on and validated on.
     """
-    labels, fewest = np.asarray(labels), len(groups)
-    for label, name in enumerate(("NORMAL", "PNEUMONIA")):
-        own = groups[labels == label]
-        count = len(np.unique(own))
+    labels = np.asarray(labels)
+    fewest = len(groups)
+    for label, name in enumerate(CLASS_NAMES):
+        class_groups = groups[labels == label]
+        count = len(np.unique(class_groups))
         if count < 2:
             raise ValueError(
-                f"The {len(own):,} {name} images of train and val belong to {count} group of patients (patients who share "
-                "identical images count as one group), and at least 2 groups a class are needed, one to learn from and one "
-                f"to validate on. Add other images to train/{name}."
+                f"The {len(class_groups):,} {name} images of train and val belong to "
+                f"{count} group of patients (patients who share identical images count "
+                "as one group). At least 2 groups per class are needed, one to train "
+                f"on and one to validate on. Add other images to train/{name}."
             )
         fewest = min(fewest, count)
     return fewest
 
 
 def split_by_patient(
-    files: pd.DataFrame, groups: np.ndarray, share: float, seed: int
+    files: pd.DataFrame, groups: np.ndarray, validation_fraction: float, seed: int
 ) -> np.ndarray:
-    """Return "train" or "val" for each row of `files`, with about `share` of the images held out, stratified by finding.
+    """Split images into "train" and "val", so that no group is on both sides.
 
-    No group of `groups` is on both sides. Raises ValueError if either side would lack a class.
+    Parameters
+    ----------
+    files : DataFrame with n rows
+        Its columns label and finding are used: the split is stratified by finding.
+    groups : int array (n,)
+        Group of each image, see `group_patients`.
+    validation_fraction : float
+        Approximate fraction of the images in "val".
+    seed : int
+
+    Returns
+    -------
+    array of n str, "train" or "val"
+
+    Raises
+    ------
+    ValueError
+        If there is no split with both classes on both sides.
     """
-    fewest = count_groups(files.label, groups)
-    splitter = StratifiedGroupKFold(
-        max(2, min(round(1 / share), fewest)), shuffle=True, random_state=seed
-    )
-    for _, held_out in splitter.split(
-        files, files.finding if fewest >= 10 else files.label, groups
-    ):
-        part = np.where(np.isin(np.arange(len(files)), held_out), "val", "train")
-        if files.label.groupby(part).nunique().min() == 2:
-            return part
+    fewest = count_groups(files.label.to_numpy(), groups)
+    # One fold is the validation set. There cannot be more folds than groups.
+    folds = max(2, min(round(1 / validation_fraction), fewest))
+    strata = files.finding if fewest >= 10 else files.label
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for _, val_rows in splitter.split(files, strata, groups):
+        is_val = np.isin(np.arange(len(files)), val_rows)
+        split = np.where(is_val, "val", "train")
+        if files.label.groupby(split).nunique().min() == 2:
+            return split
     raise ValueError(
-        "No split by patient leaves images of both classes on both sides: there are too few patients (add images), or "
-        "SPLIT_SEED is unlucky (change it in the settings cell)."
+        "No split by patient has images of both classes in training and validation: "
+        "add images of more patients, or change SPLIT_SEED in the settings cell."
     )
 
 
-def count_leaked(groups: np.ndarray, held_out: np.ndarray) -> int:
-    """Return how many held-out images belong to a group that is also in the rest."""
-    return int(np.isin(groups[held_out], groups[~held_out]).sum())
+def count_leaked(groups: np.ndarray, is_val: np.ndarray) -> int:
+    """Return how many validation images belong to a group that is also in training."""
+    return int(np.isin(groups[is_val], groups[~is_val]).sum())

@@ -1,4 +1,4 @@
-"""What the tests share: a folder of phantoms, and a world with no network."""
+"""Shared fixtures: folders of phantoms, and an environment without a network."""
 
 import importlib.util
 import os
@@ -11,26 +11,23 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell that runs this in the background ignores Ctrl-C, children too
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup the end of a terminal
-collect_ignore = (
-    [] if importlib.util.find_spec("selenium") else ["test_browser.py"]
-)  # make test-browser installs it
-matplotlib.use("agg")  # here only: a kernel must show its figures inline
+# A shell that runs this in the background ignores Ctrl-C, and so would child processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# And nohup ignores the end of a terminal.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# `make test-browser` installs selenium.
+has_selenium = importlib.util.find_spec("selenium")
+collect_ignore = [] if has_selenium else ["test_browser.py"]
+matplotlib.use("agg")  # only here: a kernel must show its figures inline
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault(
-    "TF_CPU_ALLOCATOR_USE_BFC", "true"
-)  # as in section 0 of the notebook
-os.environ["PYTHON"] = (
-    sys.executable
-)  # for download_data.sh, which would take that of .venv
-os.environ["JUPYTER_PREFER_ENV_PATH"] = (
-    "1"  # a kernel is this environment's, also where the user has another "python3"
-)
-# A port where nothing listens: whatever asks for the network is refused at once, here and in every kernel.
+# As in section 0 of the notebook.
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+# For download_data.sh, which would use the Python of .venv.
+os.environ["PYTHON"] = sys.executable
+# A kernel is that of this environment, even if the user has another "python3".
+os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+# A port where nothing listens: all network access is refused at once, in kernels too.
 for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
     os.environ[name] = "http://127.0.0.1:9"
 for name in ("no_proxy", "NO_PROXY"):
@@ -41,19 +38,20 @@ from cxr.storage import lock_folder  # noqa: E402
 
 
 def pytest_configure(config):
-    """The programs that tests start find the scripts that the tests find."""
+    """Let programs that tests start import what the tests can import."""
     places = [*map(str, config.getini("pythonpath")), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
 
 
 @pytest.fixture(autouse=True)
 def same_world():
-    """No test leaves anything for the next one: in the environment, an open figure, another style, another working folder."""
-    environment, style, folder = dict(os.environ), dict(matplotlib.rcParams), Path.cwd()
+    """Undo what a test changes: environment, figures, style, working folder."""
+    environment = dict(os.environ)
+    style = dict(matplotlib.rcParams)
+    folder = Path.cwd()
     if keras := sys.modules.get("keras"):
-        keras.utils.set_random_seed(
-            0
-        )  # so the weights of a new layer are the same in each run
+        # So that the weights of a new layer are the same in each run.
+        keras.utils.set_random_seed(0)
     yield
     os.environ.clear()
     os.environ.update(environment)
@@ -61,22 +59,20 @@ def same_world():
     if plt := sys.modules.get("matplotlib.pyplot"):
         plt.close("all")
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # some parameters of matplotlib are deprecated, reading them is not
+            warnings.simplefilter("ignore")  # some of the parameters are deprecated
             matplotlib.rcParams.update(style)
     if keras := sys.modules.get("keras"):
         keras.config.set_dtype_policy("float32")
 
 
 def command_to_run(notebook):
-    """Return the command that does with this notebook what `make run` does with the project's; settings follow it."""
+    """Return the command that runs a notebook as `make run` does, without settings."""
     code = f"import run; run.NOTEBOOK = run.Path({str(notebook)!r}); run.main()"
     return [sys.executable, "-c", code]
 
 
 def hide_project(folder):
-    """Return the environment of a user who has the notebook and nothing else of this project.
+    """Return the environment of a user who has only the notebook of this project.
 
     The kernel refuses to import the package, which is installed beside the libraries.
     `folder` receives the kernel's configuration.
@@ -88,15 +84,16 @@ def hide_project(folder):
 
 
 def draw_once(factory, name, *numbers, seed):
-    """Draw phantoms, and their masks, into a folder of this name, unless the other process of `pytest -n 2` has; return it."""
-    base = (
-        factory.getbasetemp().parent
-        if "PYTEST_XDIST_WORKER" in os.environ
-        else factory.getbasetemp()
-    )
+    """Draw phantoms and their masks into a folder of this name, and return it.
+
+    The processes of `pytest -n` share the folder.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
     folder = base / name
     with lock_folder(base, f"drawing {name}"):
-        if not (folder / "chest_xray").exists():  # which appears when it is whole
+        if not (folder / "chest_xray").exists():  # it appears when it is complete
             write_phantoms(
                 folder / "chest_xray", *numbers, seed=seed, masks=folder / "masks"
             )
@@ -105,7 +102,7 @@ def draw_once(factory, name, *numbers, seed):
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
-    """A folder with a small phantom data set in chest_xray/, and its masks in masks/."""
+    """A folder with phantoms in chest_xray/ and their masks in masks/."""
     return draw_once(tmp_path_factory, "phantoms", 420, 16, 160, seed=1)
 
 

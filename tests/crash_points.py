@@ -1,6 +1,7 @@
-"""What lies in a folder if a process is killed before any change of a file in it, and what happens if the disk is full from there on.
+"""What a folder holds if a process is killed at any change of a file in it.
 
-An audit hook sees every change whichever function makes it: `open` to write, rename, remove, mkdir, rmdir.
+And what happens if the disk is full from there on. An audit hook sees every change,
+whichever function makes it: open for writing, rename, remove, mkdir, rmdir.
 """
 
 import contextlib
@@ -19,57 +20,54 @@ CHANGES = {
     "os.symlink",
     "os.truncate",
 }
-LOCK = ".lock"  # of `lock_folder`: no content
+LOCK = ".lock"  # the file of `lock_folder`, which has no content
 active = []
 
 
-def hear(event, arguments):
+def audit(event, arguments):
     if not active or (event != "open" and event not in CHANGES):
         return
-    folder, act = active[-1]
+    folder, action = active[-1]
     if event == "open":
         _, mode, flags = arguments
-        if not (
-            set(mode or "") & set("wax+")
-            or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        ):
+        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if not writes and not set(mode or "") & set("wax+"):
             return
     path = arguments[0]
     if event == "os.mkdir" and os.path.isdir(path):
         return  # nothing changes
-    inside = (
-        isinstance(path, (str, os.PathLike))
-        and Path(path).is_relative_to(folder)
-        and Path(path).name != LOCK
-    )
-    relative = (
-        event != "open"
-        and arguments[-1] not in (-1, None)
-        and event in ("os.remove", "os.rmdir")
-    )  # by shutil.rmtree
-    if inside or relative:
-        active.append((Path("/nowhere"), None))  # what is done here is not seen
+    is_inside = False
+    if isinstance(path, (str, os.PathLike)):
+        is_inside = Path(path).is_relative_to(folder) and Path(path).name != LOCK
+    # shutil.rmtree names files relative to an open folder.
+    has_folder = arguments[-1] not in (-1, None)
+    is_relative = has_folder and event in ("os.remove", "os.rmdir")
+    if is_inside or is_relative:
+        active.append((Path("/nowhere"), None))  # changes by the action do not count
         try:
-            act(Path(path) if event == "open" else None)
+            action(Path(path) if event == "open" else None)
         finally:
             active.pop()
 
 
-sys.addaudithook(hear)
+sys.addaudithook(audit)
 
 
 @contextlib.contextmanager
-def watch(folder, act):
-    """Call act(path of a file that will be written, or None) before each change of a file in the folder."""
-    active.append((Path(folder), act))
+def watch(folder, action):
+    """Call action(path) before each change of a file in the folder.
+
+    `path` is that of a file that is opened for writing, else None.
+    """
+    active.append((Path(folder), action))
     try:
         yield
     finally:
         active.pop()
 
 
-def look(folder):
-    """Return {path in it: content, None for a folder}, but not the lock."""
+def read_files(folder):
+    """Return {relative path: content, None for a folder} without the lock."""
     return {
         str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -78,7 +76,7 @@ def look(folder):
 
 
 def restore(folder, files):
-    """Have in the folder what `look` saw, and nothing else."""
+    """Make the folder hold what `read_files` returned, and nothing else."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, content in files.items():
@@ -88,42 +86,47 @@ def restore(folder, files):
             (folder / name).write_bytes(content)
 
 
-def list_cuts(folder, work, count=None):
-    """Do the work; return what lay in the folder before each change, each file that was written also empty and in half.
+def list_crash_states(folder, work, count=None):
+    """Do the work; return what the folder held before each change.
 
-    `count`: so many of these at most, evenly spread, with the first and the last.
+    Each file that was being written appears also empty and cut in half. `count`: return
+    at most so many states, evenly spread, with the first and the last.
     """
-    seen, writing = [], []
+    states = []
+    written = []
 
-    def note(path):
-        files = look(folder)
-        for written in writing:
-            name = str(written.relative_to(folder))
-            if files.get(name):
-                seen.extend(
-                    files | {name: files[name][:length]}
-                    for length in (0, len(files[name]) // 2)
-                )
-        writing[:] = [path] if path else []
-        seen.append(files)
+    def take(path):
+        files = read_files(folder)
+        for name in written:
+            if content := files.get(name):
+                states.append(files | {name: b""})
+                states.append(files | {name: content[: len(content) // 2]})
+        written[:] = [str(path.relative_to(folder))] if path else []
+        states.append(files)
 
-    with watch(folder, note):
+    with watch(folder, take):
         work()
-    note(None)
-    found = [files for number, files in enumerate(seen) if files not in seen[:number]]
-    if count and len(found) > count:
-        found = [
-            found[round(place * (len(found) - 1) / (count - 1))]
-            for place in range(count)
-        ]
-    return found
+    take(None)
+    distinct = []
+    for files in states:
+        if files not in distinct:
+            distinct.append(files)
+    if count and len(distinct) > count:
+        step = (len(distinct) - 1) / (count - 1)
+        distinct = [distinct[round(number * step)] for number in range(count)]
+    return distinct
 
 
-class Refuse:
-    """Raises an error at change number `at`, counted from 0; or, if none is given, lets files grow to 10 bytes at most from there on."""
+class FillDisk:
+    """Raises an error at change number `at`, counted from 0.
+
+    Without an error, files cannot grow beyond 10 bytes from there on.
+    """
 
     def __init__(self, at, error=None):
-        self.at, self.error, self.count = at, error, 0
+        self.at = at
+        self.error = error
+        self.count = 0
 
     def __call__(self, path):
         self.count += 1
@@ -135,12 +138,11 @@ class Refuse:
 
 @contextlib.contextmanager
 def full_disk(folder, at, error=None):
-    """The disk is full at change number `at` of the work; yields the counter."""
-    refuse = Refuse(at, error)
+    """Fill the disk at change number `at` of the work inside; yield the counter."""
+    disk = FillDisk(at, error)
     try:
-        with watch(folder, refuse):
-            yield refuse
+        with watch(folder, disk):
+            yield disk
     finally:
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        )
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)

@@ -1,7 +1,7 @@
-"""Kaggle and Mendeley, played by a server on this machine: a proxy that answers for every host, over HTTP and HTTPS.
+"""Kaggle and Mendeley, played by a proxy on this machine that answers for every host.
 
-The real `kaggle` and `curl` commands run against it, with real certificates of a made-up
-authority. Each of the three sites can be told to fail in its own way.
+The real `kaggle` and `curl` commands run against it, over HTTP and HTTPS, with real
+certificates of an invented authority. Each of the three sites can be made to fail.
 """
 
 import http.server
@@ -15,7 +15,8 @@ from time import sleep
 import trustme
 from PIL import Image
 
-# A hundredth of the images of the real set, which `FakeKaggleServer.environment` has the children expect, too.
+# A hundredth of the images of the real set. `FakeKaggleServer.environment` makes the
+# child processes expect these, too.
 COUNTS = {
     "train/NORMAL": 12,
     "train/PNEUMONIA": 30,
@@ -43,14 +44,15 @@ except ImportError:
 
 
 def make_archive(counts, copies=True):
-    """The bytes of a zip with the structure of the real one: the tree, a nested copy of it, and junk of a Mac."""
-    picture, content = io.BytesIO(), io.BytesIO()
-    Image.effect_noise((400, 300), 90).save(picture, "JPEG", quality=90)
+    """Return a zip like the real one: images, a nested copy, and files of macOS."""
+    image = io.BytesIO()
+    Image.effect_noise((400, 300), 90).save(image, "JPEG", quality=90)
+    content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for entry, count in counts.items():
             for number in range(count):
                 name = f"person{number}_virus_{number}.jpeg"
-                archive.writestr(f"chest_xray/{entry}/{name}", picture.getvalue())
+                archive.writestr(f"chest_xray/{entry}/{name}", image.getvalue())
                 if copies:
                     archive.writestr(
                         f"chest_xray/chest_xray/{entry}/{name}", b"the nested copy"
@@ -62,28 +64,45 @@ def make_archive(counts, copies=True):
 
 
 class Site:
-    """What one site sends. `status`: an error instead; `cut`: hang up after so many bytes; `length`: added to the length that it
-    promises; `pace`: bytes a second; `kind`: its Content-Type; `resumes`: whether it answers to a Range with that range;
-    `ranges`: the Range headers that it was asked with."""
+    """What one site sends.
+
+    Attributes
+    ----------
+    body : bytes
+        The archive, or what is sent instead.
+    status : int
+        HTTP status of an error that is sent instead, 0 for none.
+    cut : int or None
+        Number of bytes after which the connection is closed.
+    length : int
+        Added to the length that is announced.
+    pace : float or None
+        Bytes per second.
+    kind : str
+        Content type.
+    resumes : bool
+        Whether a Range header is respected.
+    ranges : list
+        The Range headers of all requests.
+    """
 
     def __init__(self, body):
-        self.body, self.whole = body, body
-        self.recover()
+        self.whole = body
         self.ranges = []
+        self.recover()
 
     def recover(self):
-        self.body, self.status, self.cut, self.length, self.pace = (
-            self.whole,
-            0,
-            None,
-            0,
-            None,
-        )
-        self.kind, self.resumes = "application/zip", True
+        self.body = self.whole
+        self.status = 0
+        self.cut = None
+        self.length = 0
+        self.pace = None
+        self.kind = "application/zip"
+        self.resumes = True
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """A proxy's side: absolute addresses over HTTP, or CONNECT and then anything over HTTPS."""
+    """Requests to a proxy: absolute addresses, or CONNECT and then HTTPS."""
 
     def do_CONNECT(self):
         host = self.path.split(":")[0]
@@ -104,32 +123,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
             pass  # the client hung up
 
     def refuse(self, status):
-        body = json.dumps(
-            {
-                "code": status,
-                "message": f"refused {status} {self.headers.get('Authorization', '')}",
-            }
-        ).encode()
+        message = f"refused {status} {self.headers.get('Authorization', '')}"
+        body = json.dumps({"code": status, "message": message}).encode()
         self.send_response(status)
-        for name, value in (
-            ("Content-Type", "application/json"),
-            ("Content-Length", len(body)),
-            ("Retry-After", 0),
-        ):
-            self.send_header(name, str(value))
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Retry-After", "0")
         self.end_headers()
         self.wfile.write(body)
 
     def do_POST(self):
-        """The calls of the kaggle command: metadata, then a redirection to the archive."""
+        """Serve the kaggle command: metadata, then a redirection to the archive."""
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.server.command.status:
             return self.refuse(self.server.command.status)
-        body = (
-            b'{"info":{"licenses":[{"name":"other"}]}}'
-            if self.path.endswith("GetDatasetMetadata")
-            else b""
-        )
+        body = b""
+        if self.path.endswith("GetDatasetMetadata"):
+            body = b'{"info":{"licenses":[{"name":"other"}]}}'
         self.send_response(200 if body else 302)
         if not body:
             self.send_header("Location", "http://storage.test/archive.zip")
@@ -139,46 +149,42 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def find_site(self):
-        command, mendeley = "storage.test" in self.path, "public-files" in self.path
-        return (
-            self.server.command
-            if command
-            else self.server.mendeley
-            if mendeley
-            else self.server.web
-        )
+        if "storage.test" in self.path:
+            return self.server.command
+        if "public-files" in self.path:
+            return self.server.mendeley
+        return self.server.web
 
     def do_HEAD(self):
-        """The question whether anybody is there."""
+        """Serve the check whether the site is reachable."""
         self.send_response(self.find_site().status or 200)
         self.end_headers()
 
     def do_GET(self):
-        site, asked = self.find_site(), self.headers.get("Range")
-        site.ranges.append(asked)
+        site = self.find_site()
+        requested_range = self.headers.get("Range")
+        site.ranges.append(requested_range)
         if site.status:
             return self.refuse(site.status)
-        asked = asked if site.resumes else None
-        start = int((asked or "bytes=0-").split("=")[1].split("-")[0])
-        if start and start >= len(site.body):
+        if not site.resumes:
+            requested_range = None
+        start = int((requested_range or "bytes=0-").split("=")[1].split("-")[0])
+        total = len(site.body)
+        if start and start >= total:
             return self.refuse(416)
         rest = site.body[start:]
-        self.send_response(206 if asked else 200)
-        for name, value in (
-            ("Content-Length", len(rest) + site.length),
-            ("Accept-Ranges", "bytes"),
-            ("ETag", '"one"'),
-            ("Content-Type", site.kind),
-            ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT"),
-        ):
-            self.send_header(name, str(value))
-        if asked:
-            self.send_header(
-                "Content-Range", f"bytes {start}-{len(site.body) - 1}/{len(site.body)}"
-            )
+        self.send_response(206 if requested_range else 200)
+        self.send_header("Content-Length", str(len(rest) + site.length))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", '"one"')
+        self.send_header("Content-Type", site.kind)
+        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        if requested_range:
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         self.end_headers()
         rest = rest[: site.cut]
-        rest = rest[: max(0, len(rest) + site.length)] if site.length < 0 else rest
+        if site.length < 0:
+            rest = rest[: max(0, len(rest) + site.length)]
         try:
             for place in range(0, len(rest), 1 << 16):
                 self.wfile.write(rest[place : place + (1 << 16)])
@@ -191,24 +197,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class FakeKaggleServer(http.server.ThreadingHTTPServer):
-    """`command`: what the kaggle command gets; `web`: Kaggle's public address; `mendeley`: Mendeley's."""
+    """The server, with its sites.
+
+    `command` serves the kaggle command, `web` Kaggle's public address, `mendeley`
+    Mendeley's.
+    """
 
     daemon_threads = True
 
     def __init__(self, archive, original, folder):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.authority, self.contexts, self.lock = trustme.CA(), {}, threading.Lock()
+        self.authority = trustme.CA()
+        self.contexts = {}
+        self.lock = threading.Lock()
         self.certificate = folder / "authority.pem"
         self.authority.cert_pem.write_to_path(str(self.certificate))
-        self.command, self.web, self.mendeley = (
-            Site(archive),
-            Site(archive),
-            Site(original),
-        )
+        self.command = Site(archive)
+        self.web = Site(archive)
+        self.mendeley = Site(original)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def environment(self, home):
-        """Variables that lead a process to this internet, with an empty home; what waits, waits a moment only."""
+        """Return variables that lead a process here and shorten its waits."""
         (home / "site").mkdir(parents=True)
         (home / "site/sitecustomize.py").write_text(EXPECT)
         proxy = f"http://127.0.0.1:{self.server_port}"

@@ -70,7 +70,7 @@ def keep_film(film, path):
         raise StorageError("too long")
     write(path, film)
 ''',
-    "cxr/evaluation.py": '''"""Scores."""
+    "cxr/measure.py": '''"""Scores."""
 
 import math
 
@@ -88,7 +88,7 @@ def tell(size):
     In two lines.
     """
     text = f"""The score
-is {metrics_with_ci(size)}"""
+is {score(size)}"""
     return text
 ''',
     "book/tour.py": """# %% [markdown]
@@ -142,16 +142,16 @@ assert film == [4, 4, 4], "a film"
 # ## 2. Measure, and tell
 
 # %%
-from cxr.evaluation import score  # show
-from cxr.evaluation import tell  # show
+from cxr.measure import score  # show
+from cxr.measure import tell  # show
 
-print(metrics_with_ci(SIZE), ROOM)
+print(score(SIZE), ROOM)
 
 # %% tags=["hide-input"]
 print(tell(SIZE))
 """,
 }
-STORAGE, FILMS, MEASURE = "cxr/storage.py", "cxr/films.py", "cxr/evaluation.py"
+STORAGE, FILMS, MEASURE = "cxr/storage.py", "cxr/films.py", "cxr/measure.py"
 TOUR = "book/tour.py"
 FOLD = "import cxr.films  # fold"
 LAST = "print(tell(SIZE))"
@@ -228,8 +228,8 @@ film = read_film(SIZE)'''
     assert re.findall(r"^\S.*", cells["show-score"], re.MULTILINE) == [
         "def score(size):",
         "def tell(size):",
-        'is {metrics_with_ci(size)}"""',
-        "print(metrics_with_ci(SIZE), ROOM)",
+        'is {score(size)}"""',
+        "print(score(SIZE), ROOM)",
     ]
 
 
@@ -237,12 +237,14 @@ def test_fold_becomes_a_folded_cell_with_what_is_not_shown(tmp_path):
     node = build_sample(tmp_path)
     assert (
         code_of(node)["module-films"]
-        == """# @title cxr/films.py: Films as lists of numbers
+        == """# @title Helper functions: cxr/films.py
 
 
 if SIZE < 0:
     raise RuntimeError
 
+
+# cxr/films.py: Films as lists of numbers
 
 DEPTH = 3
 
@@ -256,6 +258,41 @@ def keep_film(film, path):
     assert cell.metadata["cellView"] == "form"
     assert cell.metadata["jupyter"] == {"source_hidden": True}
     assert cell.metadata["tags"] == ["hide-input"]
+
+
+def test_one_cell_folds_several_modules(tmp_path):
+    both = f"{FOLD}\nimport cxr.storage  # fold"
+    changes = [
+        (TOUR, "from cxr.storage import ROOM, write  # fold", "LEVEL = 0"),
+        (TOUR, FOLD, both),
+    ]
+    code = code_of(build_sample(tmp_path, *changes))["module-films"]
+    assert code.startswith("# @title Helper functions: cxr/films.py, cxr/storage.py\n")
+    for file in (FILMS, STORAGE):
+        assert code.count(f"\n# {file}: ") == 1
+    assert "def keep_film" in code and "class StorageError" in code
+
+
+def test_a_section_says_what_to_run_in_an_empty_kernel(tmp_path):
+    """Where the package tracks sections, each begins with a folded cell that checks."""
+    text_path, package = write_sample(tmp_path)
+    (package / "sections.py").write_text('"""Sections."""\n\nTRACKED = True\n')
+    text = re.sub(r"# ## \d\. ", "# ## ", text_path.read_text())
+    text = text.replace(FOLD, f"{FOLD}\nimport cxr.sections  # fold")
+    text += "\n# %% [markdown]\n# ## 2. Later\n\n# %%\nimport cxr.more  # fold\n"
+    text_path.write_text(text)
+    (package / "more.py").write_text('"""More."""\n\nMORE = True\n')
+    code = code_of(build.build(text_path, package))
+    guarded = [name for name, source in code.items() if "not in globals()" in source]
+    assert "module-more" in guarded and "module-films" not in guarded
+    with pytest.raises(RuntimeError, match=r"Section 2 .*run section 0 first"):
+        exec(code["module-more"], {})
+    exec(code["module-more"], {"section": None})
+
+    text_path.write_text(text.replace("import cxr.more  # fold", "print(1)"))
+    (package / "more.py").unlink()
+    with pytest.raises(build.BuildError, match="section 2 does not start"):
+        build.build(text_path, package)
 
 
 def test_the_command_of_a_module_is_left_out_with_what_only_it_imports(tmp_path):
@@ -287,7 +324,7 @@ def test_again_defines_what_a_restart_took_and_nothing_else(tmp_path):
     again = (
         "from cxr.storage import StorageError  # again\n"
         "from cxr.films import read_film  # again\n"
-        "from cxr.evaluation import score, tell  # again\n"
+        "from cxr.measure import score, tell  # again\n"
     )
     node = build_sample(tmp_path, (TOUR, "", f"\n# %%\n{again}print(tell(9))\n"))
     source = node.cells[-1].source
@@ -452,7 +489,7 @@ REFUSED = {
     ),
     "a default that is defined later": (
         [
-            (MEASURE, "metrics_with_ci(size):", "metrics_with_ci(size=LAST):"),
+            (MEASURE, "score(size):", "score(size=LAST):"),
             (MEASURE, "", "\nLAST = 1\n"),
             (TOUR, "import score ", "import score, LAST "),
         ],
@@ -540,13 +577,18 @@ REFUSED = {
         ["2-measure-and-tell-2", "one"],
     ),
     "shown twice": (
+<<<<<<< HEAD
+        [(TOUR, LAST, "from cxr.measure import tell  # show")],
+        ["import tell  # show", "tell is placed above"],
+=======
         [(TOUR, LAST, "from cxr.evaluation import tell  # show")],
         ["import tell  # show", "tell is already placed above"],
+>>>>>>> h-docs
     ),
     "folded twice": ([(TOUR, LAST, FOLD)], [FOLD, "films is already placed above"]),
     "placed nowhere": (
         [(MEASURE, "", "\nFEW = 3\n")],
-        ["cxr/evaluation.py", "FEW is placed nowhere"],
+        ["cxr/measure.py", "FEW is placed nowhere"],
     ),
     "a module that is placed nowhere": (
         [(TOUR, FOLD, ""), (TOUR, "read_film,", "read_film, DEPTH,")],
@@ -562,7 +604,7 @@ REFUSED = {
     ),
     "no such name to show": (
         [(TOUR, "import tell", "import tells")],
-        ["import tells", "cxr/evaluation.py defines no tells"],
+        ["import tells", "cxr/measure.py defines no tells"],
     ),
     "no such name to fold": (
         [(TOUR, "ROOM, write ", "ROOM, writ ")],
@@ -584,10 +626,7 @@ REFUSED = {
         [(FILMS, "import math", "if 1:\n    import math")],
         ["if 1:: `if 1:` defines nothing"],
     ),
-    "no docstring": (
-        [(MEASURE, '"""Scores."""', "")],
-        ["cxr/evaluation.py", "docstring"],
-    ),
+    "no docstring": ([(MEASURE, '"""Scores."""', "")], ["cxr/measure.py", "docstring"]),
     "an unknown tag": ([(TOUR, 'tags=["hide-input"]', 'tags=["hide"]')], ["hide"]),
 }
 

@@ -1,4 +1,7 @@
-"""The devices of this machine: they are found, and several of them, or half precision, give what one in single precision gives."""
+"""The devices of this machine, and what is decided by them.
+
+Several devices, or half precision, give what one in single precision gives.
+"""
 
 import importlib.metadata
 import inspect
@@ -32,10 +35,12 @@ TRAIN = """if True:
     import json, sys
     count = int(sys.argv[1])
     import keras, numpy as np
-    if keras.backend.backend() == "tensorflow" and count > 1:
+    is_split = count > 1 and keras.backend.backend() == "tensorflow"
+    if is_split:
         import tensorflow as tf
         parts = [tf.config.LogicalDeviceConfiguration()] * count
-        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+        [cpu] = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, parts)
     from types import SimpleNamespace
     from pathlib import Path
     from cxr.batches import ImageBatches
@@ -43,28 +48,37 @@ TRAIN = """if True:
     from cxr.evaluation import predict_probabilities
     from cxr.models import build_cnn
     from cxr.training import TrainingRun, make_callbacks
-    devices = [f"CPU:{number}" for number in range(count)] if count > 1 and keras.backend.backend() == "tensorflow" else None
+    devices = [f"CPU:{number}" for number in range(count)] if is_split else None
     strategy, found = distribution_strategy(devices)
     assert found == count, (found, count)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (90, 32, 32, 1), np.uint8)
     labels = (images[:, :16].mean((1, 2, 3)) > 127.5).astype(np.uint8)
-    fit = ImageBatches([images], np.arange(64), labels[:64], 16, 1, count)
-    holdout = ImageBatches([images], np.arange(64, 89), labels[64:89], 16, devices=count)  # 25: a last batch of 9, which is odd
+    train = ImageBatches([images], np.arange(64), labels[:64], 16, 1, count)
+    # 25 images: the last batch has 9, an odd number.
+    val = ImageBatches([images], np.arange(64, 89), labels[64:89], 16, devices=count)
     keras.utils.set_random_seed(0)
     folder = Path(sys.argv[2])
     callbacks = make_callbacks(folder, 9)
     with strategy.scope(), dtype_policy_scope(sys.argv[3]):
         model = build_cnn(32, 0.0)
-        model.compile(keras.optimizers.SGD(0.001), "binary_crossentropy", weighted_metrics=["accuracy", keras.metrics.AUC(name="auc")])
-        with TrainingRun(folder, model, callbacks, 3, fit, holdout, SimpleNamespace(), {}) as run:
-            model.fit(fit, validation_data=holdout, epochs=3, shuffle=False, verbose=0, callbacks=[*callbacks, run])
-    read_back = predict_probabilities(keras.models.load_model(folder / "best.keras"), images).tolist()
-    print("\\n" + json.dumps([run.history.loss.tolist(), run.history.val_loss.tolist(), read_back]))"""
+        metrics = ["accuracy", keras.metrics.AUC(name="auc")]
+        optimizer = keras.optimizers.SGD(0.001)
+        model.compile(optimizer, "binary_crossentropy", weighted_metrics=metrics)
+        with TrainingRun(
+            folder, model, callbacks, 3, train, val, SimpleNamespace(), {}
+        ) as run:
+            model.fit(train, validation_data=val, epochs=3, shuffle=False, verbose=0,
+                      callbacks=[*callbacks, run])
+    saved = keras.models.load_model(folder / "best.keras")
+    probabilities = predict_probabilities(saved, images).tolist()
+    history = run.history
+    results = [history.loss.tolist(), history.val_loss.tolist(), probabilities]
+    print("\\n" + json.dumps(results))"""
 
 
 def run_child(code, *arguments, **environment):
-    """What a fresh Python says in its last line."""
+    """Return what a new Python process prints in its last line, as JSON."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -78,7 +92,11 @@ def run_child(code, *arguments, **environment):
 
 
 def train(folder, backend="tensorflow", count=1, policy="float32"):
-    """Without oneDNN, which rounds otherwise where a batch is smaller: in double precision the losses agree to seven digits."""
+    """Return (losses, validation losses, probabilities) of a training in a new process.
+
+    Without oneDNN, which rounds differently where a batch is smaller: in double
+    precision the losses agree to seven digits.
+    """
     environment = {
         "KERAS_BACKEND": backend,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
@@ -92,54 +110,63 @@ def train(folder, backend="tensorflow", count=1, policy="float32"):
 
 
 @pytest.fixture(scope="module", params=["tensorflow", "jax"])
-def alone(request, tmp_path_factory):
-    """What one device gives, by backend; their random numbers, and so their first weights, differ."""
-    return request.param, train(tmp_path_factory.mktemp("alone"), request.param)
+def one_device(request, tmp_path_factory):
+    """Return (backend, results of one device).
+
+    The initial weights depend on the backend, whose random numbers they are.
+    """
+    return request.param, train(tmp_path_factory.mktemp("one"), request.param)
 
 
 @pytest.mark.long
-def test_a_batch_shared_by_two_devices_gives_the_loss_of_one(alone, tmp_path):
-    """With a batch that cannot be shared evenly, and batch normalization, which has to look at the whole batch.
+def test_a_batch_shared_by_two_devices_gives_the_loss_of_one(one_device, tmp_path):
+    """With a batch that is not shared evenly, and batch normalization over all of it.
 
-    JAX in double precision: how it rounds in single differs with the size of a batch, and from processor to processor.
+    JAX uses double precision here: how it rounds in single precision depends on the
+    size of a batch and on the processor.
     """
-    policy = "float64" if alone[0] == "jax" else "float32"
-    one, two = (
-        train(tmp_path / str(count), alone[0], count, policy) for count in (1, 2)
-    )
-    for values, expected in zip(two, one):
-        np.testing.assert_allclose(
-            values, expected, rtol=1e-4
-        )  # the mean of the batches' means would be off by a hundredth
+    backend, _ = one_device
+    policy = "float64" if backend == "jax" else "float32"
+    expected = train(tmp_path / "1", backend, 1, policy)
+    found = train(tmp_path / "2", backend, 2, policy)
+    # The mean of the batches' means would differ by a hundredth.
+    for values, expected_values in zip(found, expected, strict=True):
+        np.testing.assert_allclose(values, expected_values, rtol=1e-4)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_half_precision_gives_the_same_to_within_noise(alone, tmp_path, policy):
-    losses, val_losses, probabilities = train(tmp_path, alone[0], policy=policy)
-    np.testing.assert_allclose(losses, alone[1][0], rtol=0.03)
-    np.testing.assert_allclose(val_losses, alone[1][1], rtol=0.03)
-    assert np.abs(probabilities - alone[1][2]).max() < 0.01
+def test_half_precision_gives_the_same_to_within_noise(one_device, tmp_path, policy):
+    backend, expected = one_device
+    losses, val_losses, probabilities = train(tmp_path, backend, policy=policy)
+    np.testing.assert_allclose(losses, expected[0], rtol=0.03)
+    np.testing.assert_allclose(val_losses, expected[1], rtol=0.03)
+    assert np.abs(probabilities - expected[2]).max() < 0.01
 
 
-QUICK = """if True:
+TRAIN_LINEAR = """if True:
     import json
     import keras, numpy as np, tensorflow as tf
     from tensorflow.python.framework.config import is_op_determinism_enabled
     parts = [tf.config.LogicalDeviceConfiguration()] * 2
-    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+    [cpu] = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, parts)
     from cxr.batches import ImageBatches
     from cxr.devices import distribution_strategy, enable_determinism
-    images, labels = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1), np.array([0, 1, 0, 1, 1], np.uint8)
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+    labels = np.array([0, 1, 0, 1, 1], np.uint8)
     losses = []
     for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
         strategy, count = distribution_strategy(devices)
         with strategy.scope():
-            model = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten(),
-                                      keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")])
+            layers = [keras.Input((1, 1, 1)), keras.layers.Flatten(),
+                      keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")]
+            model = keras.Sequential(layers)
             model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy")
-        fit, holdout = (ImageBatches([images], np.arange(rows), labels, size, devices=count) for rows, size in ((4, 2), (5, 3)))
-        history = model.fit(fit, validation_data=holdout, epochs=2, shuffle=False, verbose=0).history
+        train = ImageBatches([images], np.arange(4), labels, 2, devices=count)
+        val = ImageBatches([images], np.arange(5), labels, 3, devices=count)
+        options = {"epochs": 2, "shuffle": False, "verbose": 0}
+        history = model.fit(train, validation_data=val, **options).history
         losses.append([count, *history["loss"], *history["val_loss"]])
     enable_determinism(False)
     before = is_op_determinism_enabled()
@@ -148,36 +175,39 @@ QUICK = """if True:
 
 
 def test_two_devices_give_the_losses_of_one_and_determinism_is_switched_on():
-    """Gradient descent with logit = pixel, worked out in NumPy: batches (0, 1) and (2, 3), then validation by (0, 1, 2) and (3, 4)."""
-    (one, two), before, after = run_child(QUICK, KERAS_BACKEND="tensorflow")
-    x, y, kernel, bias, losses, val_losses = (
-        np.arange(5.0),
-        np.array([0, 1, 0, 1, 1]),
-        1.0,
-        0.0,
-        [],
-        [],
-    )
+    """Gradient descent with logit = weight · pixel + bias, computed with NumPy.
+
+    Training batches: images 0 and 1, 2 and 3; validation batches: 0 to 2, 3 and 4.
+    """
+    results = run_child(TRAIN_LINEAR, KERAS_BACKEND="tensorflow")
+    (one_device, two_devices), deterministic_before, deterministic_after = results
+    x = np.arange(5.0)
+    y = np.array([0, 1, 0, 1, 1])
+    weight, bias = 1.0, 0.0
+    losses, val_losses = [], []
+
+    def log_likelihood(probabilities, labels):
+        return np.log(np.where(labels == 1, probabilities, 1 - probabilities))
+
     for _ in range(2):
-        steps = []
+        epoch = []
         for rows in (slice(0, 2), slice(2, 4)):
-            said = 1 / (1 + np.exp(-kernel * x[rows] - bias))
-            steps += np.log(np.where(y[rows] == 1, said, 1 - said)).tolist()
-            kernel, bias = (
-                kernel - 0.1 * np.mean((said - y[rows]) * x[rows]),
-                bias - 0.1 * np.mean(said - y[rows]),
-            )
-        said = 1 / (1 + np.exp(-kernel * x - bias))
-        losses.append(-np.mean(steps))
-        val_losses.append(-np.mean(np.log(np.where(y == 1, said, 1 - said))))
-    assert one == pytest.approx(
-        [1, *losses, *val_losses], rel=1e-4
-    ) and two == pytest.approx([2, *losses, *val_losses], rel=1e-4)
-    assert not before and after
+            probabilities = 1 / (1 + np.exp(-weight * x[rows] - bias))
+            epoch += log_likelihood(probabilities, y[rows]).tolist()
+            error = probabilities - y[rows]
+            weight -= 0.1 * np.mean(error * x[rows])
+            bias -= 0.1 * np.mean(error)
+        losses.append(-np.mean(epoch))
+        probabilities = 1 / (1 + np.exp(-weight * x - bias))
+        val_losses.append(-np.mean(log_likelihood(probabilities, y)))
+    assert one_device == pytest.approx([1, *losses, *val_losses], rel=1e-4)
+    assert two_devices == pytest.approx([2, *losses, *val_losses], rel=1e-4)
+    assert not deterministic_before
+    assert deterministic_after
 
 
 @pytest.mark.parametrize(
-    ("wish", "kind", "capability", "units", "policy"),
+    ("setting", "kind", "capability", "has_units", "policy"),
     [
         ("auto", "CPU", 0, False, "float32"),
         ("auto", "CPU", 0, True, "mixed_bfloat16"),
@@ -191,10 +221,10 @@ def test_two_devices_give_the_losses_of_one_and_determinism_is_switched_on():
     ],
 )
 def test_precision_is_halved_where_the_device_gains_from_it(
-    wish, kind, capability, units, policy, monkeypatch
+    setting, kind, capability, has_units, policy, monkeypatch
 ):
-    monkeypatch.setattr("cxr.devices.has_bfloat16_support", lambda: units)
-    assert choose_dtype_policy(wish, kind, capability) == policy
+    monkeypatch.setattr("cxr.devices.has_bfloat16_support", lambda: has_units)
+    assert choose_dtype_policy(setting, kind, capability) == policy
 
 
 @pytest.mark.parametrize(
@@ -215,24 +245,24 @@ def test_the_units_for_bfloat16_are_those_that_linux_lists(monkeypatch, flags, f
     assert has_bfloat16_support() == found
 
 
-def test_the_precision_is_what_it_was_after_an_error_too():
+def test_the_dtype_policy_is_restored_after_an_error():
     with pytest.raises(KeyError), dtype_policy_scope("mixed_bfloat16"):
         assert keras.layers.Dense(1).compute_dtype == "bfloat16"
         raise KeyError
     assert keras.layers.Dense(1).compute_dtype == "float32"
 
 
-def test_this_machine_without_a_gpu_is_a_cpu_that_shares_with_nobody():
+def test_this_machine_without_a_gpu_is_a_cpu_that_shares_no_batch():
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
     assert detect_device() == ("CPU", f"{os.cpu_count()} cores", 0.0)
     strategy, count = distribution_strategy()
+    assert count == 1
     with strategy.scope():
-        assert count == 1 and keras.layers.Dense(1)(
-            np.ones((2, 3), "float32")
-        ).shape == (2, 1)
+        output = keras.layers.Dense(1)(np.ones((2, 3), "float32"))
+    assert output.shape == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -254,23 +284,20 @@ def test_this_machine_without_a_gpu_is_a_cpu_that_shares_with_nobody():
 def test_a_gpu_is_described_as_tensorflow_describes_it(
     monkeypatch, kind, details, found
 ):
-    """No such device is here: TensorFlow is made to say so, in the words of its documentation."""
+    """There is no such device here: TensorFlow reports it as it documents it."""
     import tensorflow as tf
 
-    devices = [
-        SimpleNamespace(device_type=kind, number=number)
-        for number in range(len(details))
-    ]
-    monkeypatch.setattr(
-        tf.config,
-        "list_physical_devices",
-        lambda wanted: devices if wanted == kind else [],
-    )
-    monkeypatch.setattr(
-        tf.config.experimental,
-        "get_device_details",
-        lambda device: details[device.number],
-    )
+    numbers = range(len(details))
+    devices = [SimpleNamespace(device_type=kind, number=number) for number in numbers]
+
+    def list_devices(device_type):
+        return devices if device_type == kind else []
+
+    def get_details(device):
+        return details[device.number]
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", list_devices)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", get_details)
     assert detect_device() == found
 
 
@@ -292,80 +319,72 @@ def test_a_gpu_is_described_as_tensorflow_describes_it(
 def test_a_device_of_jax_is_described_as_jax_describes_it(
     monkeypatch, platform, devices, found
 ):
+    jax = SimpleNamespace(default_backend=lambda: platform, devices=lambda: devices)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    monkeypatch.setitem(
-        sys.modules,
-        "jax",
-        SimpleNamespace(default_backend=lambda: platform, devices=lambda: devices),
-    )
+    monkeypatch.setitem(sys.modules, "jax", jax)
     assert detect_device() == found
 
 
 def test_versions_are_those_that_are_installed():
-    told = package_versions()
+    versions = package_versions()
     for module, package in (
         ("keras", "keras"),
         ("numpy", "numpy"),
         ("sklearn", "scikit-learn"),
         ("tensorflow", "tensorflow"),
     ):
-        assert told[module].startswith(
-            importlib.metadata.version(package).split("+")[0]
-        )
-    assert told["backend"] == "tensorflow" and told["python"] == "{}.{}.{}".format(
-        *sys.version_info
-    )
+        installed = importlib.metadata.version(package).split("+")[0]
+        assert versions[module].startswith(installed)
+    assert versions["backend"] == "tensorflow"
+    assert versions["python"] == "{}.{}.{}".format(*sys.version_info)
 
 
 @pytest.fixture
 def three_seconds(monkeypatch):
-    """A machine on which the three convolutions of estimate_training_minutes take three seconds."""
+    """Let the three convolutions of estimate_training_minutes take three seconds."""
     moments = iter([10.0, 13.0] * 9)
-    monkeypatch.setattr(
-        "cxr.devices.time", SimpleNamespace(perf_counter=lambda: next(moments))
-    )
+    clock = SimpleNamespace(perf_counter=lambda: next(moments))
+    monkeypatch.setattr("cxr.devices.time", clock)
 
 
-def test_the_minutes_are_those_of_so_many_convolutions(three_seconds):
-    """32 pictures of 32 × 32 pixels, 64 maps in and out, windows of 3 × 3: 1,207,959,552 products in each second."""
+def test_the_minutes_are_those_of_as_many_convolutions(three_seconds):
+    """The convolution: 32 images of 32 × 32 pixels, 64 maps in and out, 3 × 3 windows.
+
+    Those are 1,207,959,552 multiplications in each second.
+    """
     images, size, epochs = 1000, 100, 6
-    products = 8900 * size**2 * images * epochs
-    assert estimate_training_minutes(images, size, epochs) == pytest.approx(
-        3 * products / 1_207_959_552 / 60
-    )
-    assert estimate_training_minutes(2 * images, size, epochs, 4450) == pytest.approx(
-        3 * products / 1_207_959_552 / 60
-    )
+    minutes = 3 * 8900 * size**2 * images * epochs / 1_207_959_552 / 60
+    found = estimate_training_minutes(images, size, epochs)
+    assert found == pytest.approx(minutes)
+    found = estimate_training_minutes(2 * images, size, epochs, 4450)
+    assert found == pytest.approx(minutes)
 
 
-def test_the_guess_of_minutes_knows_the_size_of_the_network():
+def test_the_estimate_of_minutes_knows_the_size_of_the_network():
     size = 128
     products = sum(
         math.prod(layer.output.shape[1:]) * math.prod(layer.kernel.shape[:3])
         for layer in build_cnn(size).layers
         if isinstance(layer, keras.layers.Conv2D)
     )
-    assumed = (
-        inspect.signature(estimate_training_minutes)
-        .parameters["products_per_pixel"]
-        .default
-    )
+    parameters = inspect.signature(estimate_training_minutes).parameters
+    assumed = parameters["products_per_pixel"].default
     assert products / size**2 == pytest.approx(assumed, rel=0.05)
 
 
-def test_the_machine_is_described_before_anything_is_trained(three_seconds):
-    """A byte a pixel: 2,000 images of 100 × 100 pixels are 20 MB; three quarters of them are learned from."""
+def test_the_environment_is_summarized_before_anything_is_trained(three_seconds):
+    """A byte a pixel: 2,000 images of 100 × 100 pixels are 20 MB.
+
+    Three quarters of them are used for training.
+    """
     settings = SimpleNamespace(IMAGE_SIZE=100, EPOCHS=6)
-    told = summarize_environment(settings, "GPU", "Tesla T4", "mixed_float16", 2000)[
-        "this run"
-    ]
-    assert (
-        told["device"] == "GPU (Tesla T4), mixed_float16"
-        and told["2,000 images of 100 × 100 pixels"] == "20 MB"
-    )
+    table = summarize_environment(settings, "GPU", "Tesla T4", "mixed_float16", 2000)
+    summary = table["this run"]
+    assert summary["device"] == "GPU (Tesla T4), mixed_float16"
+    assert summary["2,000 images of 100 × 100 pixels"] == "20 MB"
     minutes = 3 * 8900 * 100**2 * 1500 * 6 / 1_207_959_552 / 60
-    assert told["6 epochs of training"] == f"about {minutes:.1f} minutes"
-    assert f"keras {keras.__version__}" in told["versions"]
+    assert summary["6 epochs of training"] == f"about {minutes:.1f} minutes"
+    assert f"keras {keras.__version__}" in summary["versions"]
 
 
 WRONG_CONFIGURATIONS = [
@@ -382,10 +401,10 @@ WRONG_CONFIGURATIONS = [
 @pytest.mark.parametrize(
     "configuration", WRONG_CONFIGURATIONS, ids=["other", "damaged"]
 )
-def test_what_keras_json_in_the_home_folder_asks_for_is_not_heeded(
+def test_the_first_cell_ignores_keras_json_in_the_home_folder(
     tmp_path, monkeypatch, configuration
 ):
-    """The first cell, which imports Keras, in the home of somebody who used it otherwise; and a second time, as after a change."""
+    """The cell imports Keras; here it runs twice, as after a change of a setting."""
     monkeypatch.delenv("KERAS_HOME", raising=False)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     (tmp_path / ".keras").mkdir()
@@ -397,13 +416,12 @@ def test_what_keras_json_in_the_home_folder_asks_for_is_not_heeded(
     for _ in range(2):
         exec({cell!r})
     import json
-    print("\\n" + json.dumps([keras.config.floatx(), keras.config.epsilon(), keras.config.backend(), keras.config.image_data_format(),
-                             list(keras.layers.Conv2D(5, 3)(np.ones((1, 9, 8, 1))).shape)]))"""
-    assert run_child(code, HOME=str(tmp_path)) == [
-        "float32",
-        1e-7,
-        "tensorflow",
-        "channels_last",
-        [1, 7, 6, 5],
-    ]
-    assert [path.name for path in (tmp_path / ".keras").iterdir()] == ["keras.json"]
+    output = keras.layers.Conv2D(5, 3)(np.ones((1, 9, 8, 1)))
+    config = keras.config
+    found = [config.floatx(), config.epsilon(), config.backend()]
+    found += [config.image_data_format(), list(output.shape)]
+    print("\\n" + json.dumps(found))"""
+    expected = ["float32", 1e-7, "tensorflow", "channels_last", [1, 7, 6, 5]]
+    assert run_child(code, HOME=str(tmp_path)) == expected
+    names = [path.name for path in (tmp_path / ".keras").iterdir()]
+    assert names == ["keras.json"]

@@ -1,4 +1,4 @@
-"""DICOM: gray levels are those of the standard's formulas, or the file is refused; what the header says is passed on."""
+"""DICOM files get the gray levels of the standard, or are refused with a reason."""
 
 import io
 import warnings
@@ -15,7 +15,7 @@ STORED = np.array([[0, 1000, 2000], [3000, 3500, 4000]], np.uint16)
 
 
 def write_dicom(path, stored, syntax=pydicom.uid.ExplicitVRLittleEndian, **tags):
-    """Write an array, or the frame that a codec made of it, as a DICOM file with these tags set and those that are None left empty."""
+    """Write an array as a DICOM file with these tags; None leaves a tag empty."""
     header = pydicom.Dataset()
     header.file_meta = pydicom.dataset.FileMetaDataset()
     header.file_meta.TransferSyntaxUID = syntax
@@ -26,14 +26,15 @@ def write_dicom(path, stored, syntax=pydicom.uid.ExplicitVRLittleEndian, **tags)
         pydicom.uid.generate_uid()
     )
     bits = stored.dtype.itemsize * 8
-    header.Rows, header.Columns = (
-        stored.shape[-2:]
-        if stored.ndim < 3 or stored.shape[-1] > 3
-        else stored.shape[:2]
-    )
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-    header.BitsAllocated, header.BitsStored, header.HighBit = bits, bits, bits - 1
-    header.PixelRepresentation, header.Modality = int(stored.dtype.kind == "i"), "DX"
+    is_color = stored.ndim == 3 and stored.shape[-1] <= 3
+    header.Rows, header.Columns = stored.shape[:2] if is_color else stored.shape[-2:]
+    header.SamplesPerPixel = 1
+    header.PhotometricInterpretation = "MONOCHROME2"
+    header.BitsAllocated = bits
+    header.BitsStored = bits
+    header.HighBit = bits - 1
+    header.PixelRepresentation = int(stored.dtype.kind == "i")
+    header.Modality = "DX"
     header.PixelData = stored.tobytes()
     with pydicom.config.disable_value_validation():
         for name, value in tags.items():
@@ -51,16 +52,14 @@ def look_up_table(descriptor, data, kind="OW"):
 
 def view_code(value, meaning):
     code = pydicom.Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = (
-        value,
-        "SCT",
-        meaning,
-    )
+    code.CodeValue = value
+    code.CodingSchemeDesignator = "SCT"
+    code.CodeMeaning = meaning
     return [code]
 
 
 def nest(*names, **tags):
-    """A sequence within a sequence … of one item each; the innermost holds the tags."""
+    """Return nested sequences of one item each; the innermost holds the tags."""
     item = pydicom.Dataset()
     for name, value in tags.items():
         setattr(item, name, value)
@@ -72,8 +71,8 @@ def nest(*names, **tags):
 
 
 def levels_of(folder, stored, **tags):
-    """The gray levels, int (height, width), of an array with these tags."""
-    gray, _ = read_dicom(write_dicom(folder / "film.dcm", stored, **tags).read_bytes())
+    """Return the gray levels, int (height, width), of an array with these tags."""
+    gray, _ = read_dicom(write_dicom(folder / "image.dcm", stored, **tags).read_bytes())
     assert gray.dtype == np.uint8 and gray.shape == stored.shape
     return gray.astype(int)
 
@@ -246,7 +245,8 @@ def test_signed_values_and_a_window(tmp_path):
     ]
 
 
-TABLES = {  # name: descriptor (entries, first value, bits), data, stored values, right answers
+# {name: (descriptor (entries, first value, bits), data, stored values, gray levels)}
+TABLES = {
     "8 bits in words": (
         [4, 0, 8],
         np.array([0, 200, 50, 255], np.uint16).tobytes(),
@@ -394,7 +394,7 @@ def test_overlay_bits_above_bits_stored_are_no_gray(tmp_path, overlay, syntax):
 
 @pytest.mark.parametrize("implicit", [True, False])
 def test_a_file_without_preamble_is_read(tmp_path, implicit):
-    path = write_dicom(tmp_path / "film.dcm", STORED, **WINDOW)
+    path = write_dicom(tmp_path / "image.dcm", STORED, **WINDOW)
     header = pydicom.dcmread(path)
     bare = pydicom.Dataset(header)
     pydicom.dcmwrite(
@@ -453,14 +453,14 @@ REFUSED = {
     "unknown function": (WINDOW | {"VOILUTFunction": "CUBIC"}, "CUBIC"),
     "table cut off": (
         {"VOILUTSequence": look_up_table([256, 0, 8], bytes(100))},
-        "100 entries of 256",
+        "100 of 256 entries",
     ),
     "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_shown_rightly_is_refused(tmp_path, name):
+def test_what_cannot_be_shown_correctly_is_refused(tmp_path, name):
     tags, words = REFUSED[name]
     with pytest.raises(ValueError, match=words):
         levels_of(tmp_path, STORED, **tags)
@@ -468,32 +468,31 @@ def test_what_cannot_be_shown_rightly_is_refused(tmp_path, name):
 
 def test_a_window_that_is_no_number_is_refused(tmp_path):
     whole = write_dicom(
-        tmp_path / "film.dcm",
+        tmp_path / "image.dcm",
         STORED,
         WindowCenter=2000,
         WindowWidth=4000,
         RescaleSlope="1200",
     ).read_bytes()
     assert b"1200" in whole and b"4000" in whole
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="not a number"):
         read_dicom(whole.replace(b"1200", b"nan "))
     with pytest.raises((ValueError, TypeError)):
         read_dicom(whole.replace(b"4000", b"nan "))
 
 
-def test_a_film_within_few_values_keeps_its_levels_beside_padding(tmp_path):
-    film = np.arange(1000, 1256, dtype=np.uint16).reshape(16, 16)
-    framed = np.pad(film, 4, constant_values=65535)
-    levels = levels_of(tmp_path, framed, PixelPaddingValue=65535)
-    assert np.array_equal(levels[4:-4, 4:-4], np.arange(256).reshape(16, 16)) and set(
-        levels[:4].ravel()
-    ) == {0}
+def test_an_image_with_few_values_keeps_its_levels_beside_padding(tmp_path):
+    stored = np.arange(1000, 1256, dtype=np.uint16).reshape(16, 16)
+    padded = np.pad(stored, 4, constant_values=65535)
+    levels = levels_of(tmp_path, padded, PixelPaddingValue=65535)
+    assert np.array_equal(levels[4:-4, 4:-4], np.arange(256).reshape(16, 16))
+    assert set(levels[:4].ravel()) == {0}
 
 
 def test_a_missing_decoder_is_named(tmp_path):
-    frame = pydicom.encaps.encapsulate([b"\xff\xd8 no picture"])
+    frame = pydicom.encaps.encapsulate([b"\xff\xd8 not an image"])
     path = write_dicom(
-        tmp_path / "film.dcm", STORED, pydicom.uid.JPEGLossless, PixelData=frame
+        tmp_path / "image.dcm", STORED, pydicom.uid.JPEGLossless, PixelData=frame
     )
     with pytest.raises(ValueError, match=r"pip install pylibjpeg pylibjpeg-libjpeg"):
         read_dicom(path.read_bytes())
@@ -503,8 +502,8 @@ def test_a_missing_decoder_is_named(tmp_path):
     "shared", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
 )
 @pytest.mark.parametrize("name", ["window", "exact, narrow", "sigmoid", "slope"])
-def test_functional_groups_say_what_the_header_itself_may_say(tmp_path, shared, name):
-    """PS3.3, C.7.6.16.2.9 and C.7.6.16.2.10: enhanced images keep window and rescaling there."""
+def test_functional_groups_count_as_the_header_itself(tmp_path, shared, name):
+    """Enhanced images have window and rescaling there (PS3.3, C.7.6.16.2.9 and .10)."""
     tags, levels = DICOMS[name]
     voi = {key: value for key, value in tags.items() if not key.startswith("Rescale")}
     groups = nest(shared, "FrameVOILUTSequence", **voi)
@@ -523,7 +522,7 @@ def test_functional_groups_say_what_the_header_itself_may_say(tmp_path, shared, 
         (
             "BasicTextSRStorage",
             {"Modality": "SR"},
-            "it holds no image .it is a structured report",
+            "it contains no image .it is a structured report",
         ),
         ("ComprehensiveSRStorage", {}, "structured report"),
         ("EncapsulatedPDFStorage", {"Modality": "DOC"}, "Encapsulated PDF"),
@@ -568,21 +567,21 @@ def test_dicom_files_without_an_image_are_called_what_they_are(
     "data, words",
     [
         (b"", "empty"),
-        (b"a letter, " * 50, "no DICOM file"),
-        (b"{}", "no DICOM file"),
-        (bytes(500), "no DICOM file"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(200), "no DICOM file"),
-        (b"<html>" * 90, "no DICOM file"),
+        (b"a letter, " * 50, "not a DICOM file"),
+        (b"{}", "not a DICOM file"),
+        (bytes(500), "not a DICOM file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(200), "not a DICOM file"),
+        (b"<html>" * 90, "not a DICOM file"),
         (bytes(128) + b"DICM", "its header ends early"),
     ],
 )
-def test_what_is_no_dicom_file_is_said_to_be_none(data, words):
+def test_a_file_that_is_not_dicom_is_refused(data, words):
     with pytest.raises(ValueError, match=words):
         read_dicom(data)
 
 
 BORN = {"PatientBirthDate": "19800630"}
-AGES = [  # (tags, a word of the only note, "" for none)
+AGES = [  # (tags, a word of the only reason, "" for none)
     *[
         ({"PatientAge": age}, "51 years")
         for age in (
@@ -635,7 +634,7 @@ AGES = [  # (tags, a word of the only note, "" for none)
     (
         {"PatientAge": "003Y", "PatientBirthDate": "19000101", "StudyDate": "20200630"},
         "",
-    ),  # as some programs anonymise
+    ),  # as some programs anonymize
 ]
 VIEWS = [
     ({"PresentationIntentType": "FOR PROCESSING"}, "FOR PROCESSING"),
@@ -765,14 +764,15 @@ PARTS = [
         *PARTS,
     ],
 )
-def test_what_a_header_says_against_it_is_passed_on(tmp_path, tags, word):
-    path = write_dicom(tmp_path / "film.dcm", np.eye(32, dtype=np.uint8), **tags)
+def test_reasons_against_a_radiograph_of_a_child_are_found_in_the_header(
+    tmp_path, tags, word
+):
+    path = write_dicom(tmp_path / "image.dcm", np.eye(32, dtype=np.uint8), **tags)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "error"
-        )  # pydicom's words about an age such as "51" would stand beside ours
-        notes = read_dicom(path.read_bytes())[1]
-    assert len(notes) == bool(word) and all(word in note for note in notes)
+        warnings.simplefilter("error")  # pydicom would warn of an age such as "51"
+        reasons = read_dicom(path.read_bytes())[1]
+    assert len(reasons) == bool(word)
+    assert all(word in reason for reason in reasons)
 
 
 def test_many_frames_are_refused_with_their_number(tmp_path):

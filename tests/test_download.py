@@ -1,4 +1,7 @@
-"""Getting the data, both ways in: the notebook's section 1 and download_data.sh, with the real kaggle and curl commands and real HTTPS."""
+"""Downloads by section 1 and by download_data.sh, with the real kaggle and curl.
+
+The commands talk HTTPS with a server on this machine, see `fake_kaggle_server`.
+"""
 
 import hashlib
 import io
@@ -29,7 +32,7 @@ from cxr.download import (
     download_with_curl,
     download_with_kaggle,
     extract_archive,
-    reachable,
+    reachable_addresses,
 )
 from cxr.release import ChestXray, count_images
 from cxr.storage import StorageError
@@ -43,32 +46,32 @@ def archives():
 
 
 @pytest.fixture(scope="session")
-def the_internet(archives, tmp_path_factory):
+def server(archives, tmp_path_factory):
     return FakeKaggleServer(*archives, tmp_path_factory.mktemp("internet"))
 
 
 @pytest.fixture
-def internet(the_internet, tmp_path, monkeypatch):
-    """This process and its children are led to our internet. The real archive has 2.4 GB: the room for that is not needed."""
-    for site in (the_internet.command, the_internet.web, the_internet.mendeley):
+def internet(server, tmp_path, monkeypatch):
+    """Lead this process and its children to the server that plays Kaggle."""
+    for site in (server.command, server.web, server.mendeley):
         site.recover()
         site.ranges.clear()
     for name in [name for name in os.environ if name.startswith("KAGGLE")]:
         monkeypatch.delenv(name)
-    for name, value in the_internet.environment(tmp_path / "home").items():
+    for name, value in server.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(
         time, "sleep", lambda seconds, real=time.sleep: real(min(seconds, 0.2))
     )
     monkeypatch.setattr(ChestXray, "counts", COUNTS)
     monkeypatch.setattr(ChestXray, "mendeley_counts", MENDELEY_COUNTS)
-    return the_internet
+    return server
 
 
-def fail_everywhere(internet, **how):
-    """Kaggle fails in this way, by both its addresses; Mendeley has nothing."""
+def fail_everywhere(internet, **fault):
+    """Let both addresses of Kaggle fail in this way; Mendeley has nothing."""
     for site in (internet.command, internet.web):
-        for name, value in how.items():
+        for name, value in fault.items():
             setattr(site, name, value)
     internet.mendeley.status = 404
 
@@ -78,39 +81,38 @@ def recover(internet):
     internet.web.recover()
 
 
-def script(folder, *options, **more):
+def run_script(folder, *options, **more):
     return subprocess.run(
         [SCRIPT, *options, folder], capture_output=True, text=True, check=False, **more
     )
 
 
 def list_names(folder):
-    """Return the names in a folder but that of the lock."""
+    """Return the names in a folder, without the lock."""
     return [path.name for path in folder.iterdir() if path.name != ".lock"]
 
 
 def assert_whole(folder):
-    """The right numbers of files, none of them from the nested copy or the junk, and nothing beside them."""
+    """Assert the right number of images, none from the nested copy or the junk."""
     assert count_images(folder) in (COUNTS, MENDELEY_COUNTS)
     contents = {path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert len(contents) == 1 and contents.pop()[:2] == b"\xff\xd8"
 
 
 def corrupt(body):
-    place = (
-        body.index(b"\xff\xd8", len(body) // 100) + 40
-    )  # inside a picture: its checksum fails
+    # Inside an image, so its checksum fails.
+    place = body.index(b"\xff\xd8", len(body) // 100) + 40
     return body[:place] + bytes([body[place] ^ 0xFF]) + body[place + 1 :]
 
 
 def lose_bytes(body):
-    return (
-        body[: len(body) // 2] + body[len(body) // 2 + 5000 :]
-    )  # the end is there, but places in it are counted from the beginning
+    # The end is there, but the positions in it count from the beginning.
+    middle = len(body) // 2
+    return body[:middle] + body[middle + 5000 :]
 
 
-def too_few(body):
-    """The same without one picture."""
+def drop_image(body):
+    """Return the same archive without one image."""
     with (
         zipfile.ZipFile(io.BytesIO(body)) as old,
         zipfile.ZipFile(changed := io.BytesIO(), "w") as new,
@@ -121,13 +123,14 @@ def too_few(body):
     return changed.getvalue()
 
 
-FAULTS = {  # how Kaggle fails; what the line of the kaggle command, and that of the public address, says
+# {fault: (attributes of the site, message of the kaggle command, message of curl)}
+FAULTS = {
     "401": ({"status": 401}, "Authentication required", "401"),
     "429": ({"status": 429}, "429", "429"),
     "a page instead of a zip": (
         {"body": b"<html>please log in</html>"},
-        "no zip archive; it was removed",
-        "no zip archive",
+        "not a zip archive; it was removed",
+        "not a zip archive",
     ),
     "hangs up each time": (
         {"cut": 500_000},
@@ -136,8 +139,8 @@ FAULTS = {  # how Kaggle fails; what the line of the kaggle command, and that of
     ),
     "promises too little": (
         {"length": -1000},
-        "kaggle: cut off",
-        "no whole zip archive; it was removed",
+        "kaggle: interrupted",
+        "not a whole zip archive; it was removed",
     ),
     "corrupt": (
         {"body": corrupt},
@@ -149,8 +152,8 @@ FAULTS = {  # how Kaggle fails; what the line of the kaggle command, and that of
         "corrupt .*; it was removed",
         "corrupt .*; it was removed",
     ),
-    "one picture missing": (
-        {"body": too_few},
+    "one image missing": (
+        {"body": drop_image},
         "59 images.*; it was removed",
         "4 test/NORMAL.*; it was removed",
     ),
@@ -159,34 +162,30 @@ FAULTS = {  # how Kaggle fails; what the line of the kaggle command, and that of
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_failure_is_told_in_one_line_and_the_next_try_succeeds(
+def test_each_failure_is_one_line_and_the_next_try_succeeds(
     internet, tmp_path, capsys, fault
 ):
-    """By the script while Kaggle fails, then by the notebook when it works again: whole, and nothing left over."""
-    how, command_line, web_line = FAULTS[fault]
+    """By the script while Kaggle fails, then by the notebook when it works again."""
+    attributes, kaggle_message, curl_message = FAULTS[fault]
     folder = tmp_path / "data/chest_xray"
-    fail_everywhere(
-        internet,
-        **{
-            name: value(internet.web.whole) if callable(value) else value
-            for name, value in how.items()
-        },
-    )
-    failed = script(folder)
-    told = [line.rsplit("\r", 1)[-1] for line in failed.stdout.splitlines()]
+    for name, value in attributes.items():
+        if callable(value):
+            fail_everywhere(internet, **{name: value(internet.web.whole)})
+        else:
+            fail_everywhere(internet, **{name: value})
+    failed = run_script(folder)
+    lines = [line.rsplit("\r", 1)[-1] for line in failed.stdout.splitlines()]
     expected = {
-        "the kaggle command": command_line,
-        "Kaggle's public address": web_line,
+        "the kaggle command": kaggle_message,
+        "Kaggle's public address": curl_message,
         "the original at Mendeley": "404",
     }
     for name, reason in expected.items():
-        (line,) = (line for line in told if line.startswith(f"{name}: "))
+        (line,) = (line for line in lines if line.startswith(f"{name}: "))
         assert re.search(reason, line), line
-    assert (
-        failed.returncode == 1
-        and "no source gave the data set" in failed.stderr
-        and "Traceback" not in failed.stdout + failed.stderr
-    )
+    assert failed.returncode == 1
+    assert "no source provided the data set" in failed.stderr
+    assert "Traceback" not in failed.stdout + failed.stderr
     assert list_names(folder.parent) == [".chest_xray.download"]
     recover(internet)
     assert find_data(tmp_path, "") == folder
@@ -203,17 +202,19 @@ def test_the_script_gets_everything_and_does_nothing_the_second_time(
 ):
     folder = tmp_path / "data/chest_xray"
     internet.command.cut = None
-    done = script(folder)
+    done = run_script(folder)
     assert done.returncode == 0 and "60 images, checked" in done.stdout, (
         done.stdout + done.stderr
     )
     assert_whole(folder)
     assert list_names(folder.parent) == ["chest_xray"] and internet.web.ranges == []
     internet.command.status = internet.web.status = internet.mendeley.status = 500
-    again = script(folder)
+    again = run_script(folder)
     assert again.returncode == 0 and "complete" in again.stdout
     (folder / "train/NORMAL/person3_virus_3.jpeg").unlink()
-    assert script(folder).returncode == 1, "exit code 0 means that the folder is whole"
+    assert run_script(folder).returncode == 1, (
+        "exit code 0 means that the folder is whole"
+    )
 
 
 @pytest.mark.long
@@ -229,9 +230,9 @@ def test_a_connection_that_breaks_once_is_taken_up_again_by_https(
 
 @pytest.mark.long
 def test_a_server_that_promises_too_much_has_sent_all_the_same(internet, tmp_path):
-    """The kaggle command and curl call that a failure; but the archive is whole, and every file in it is checked."""
+    """The kaggle command and curl fail, but the archive is whole."""
     fail_everywhere(internet, length=1000)
-    done = script(tmp_path / "chest_xray")
+    done = run_script(tmp_path / "chest_xray")
     assert done.returncode == 0 and "the kaggle command: kaggle: " in done.stdout
     assert_whole(tmp_path / "chest_xray")
 
@@ -248,7 +249,7 @@ def test_a_page_does_not_overwrite_the_part_that_is_here(internet, tmp_path):
 
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/zip"])
 def test_a_server_that_does_not_go_on_from_a_part(internet, tmp_path, kind):
-    """ "200 OK": a page, which must not cost the part that is here; or the archive from its beginning, which is taken."""
+    """It sends a page, which must not replace the part, or the archive again."""
     archive = tmp_path / "a.zip"
     archive.write_bytes(internet.web.whole[:1000])
     internet.web.resumes, internet.web.kind = False, kind
@@ -257,49 +258,49 @@ def test_a_server_that_does_not_go_on_from_a_part(internet, tmp_path, kind):
         assert archive.read_bytes() == internet.web.whole
     else:
         with pytest.raises(
-            DownloadError, match=r"^what arrived is no zip archive$"
-        ) as told:
+            DownloadError, match=r"^what arrived is not a zip archive$"
+        ) as caught:
             download_with_curl(
                 ChestXray.kaggle_address, archive, len(internet.web.whole)
             )
-        assert not isinstance(told.value, BadArchive), (
-            "what is raised for a bad archive lets it be removed"
-        )
+        # After a BadArchive the archive would be removed.
+        assert not isinstance(caught.value, BadArchive)
         assert archive.read_bytes() == internet.web.whole[:1000]
 
 
 def test_a_silent_server_is_left(internet, tmp_path, capsys):
-    internet.web.pace = (
-        1000  # it says nothing more for a minute, once it has sent its first 64 kB
-    )
+    internet.web.pace = 1000  # silent for a minute after the first 64 kB
     with pytest.raises(
-        DownloadError, match=r"curl: \(28\) .*; run this again to go on from there"
+        DownloadError, match=r"curl: \(28\) .*; run this again to resume"
     ):
         download_with_curl(
-            ChestXray.kaggle_address, tmp_path / "a.zip", 1, pauses=(1,), silence=1
+            ChestXray.kaggle_address,
+            tmp_path / "a.zip",
+            1,
+            pauses=(1,),
+            stall_timeout=1,
         )
     assert capsys.readouterr().out.count("trying again in 1 s") == 1
     first, second = internet.web.ranges
-    assert first is None and re.fullmatch(r"bytes=[1-9]\d+-", second), (
-        "it goes on, and not from the beginning"
-    )
+    assert first is None
+    assert re.fullmatch(r"bytes=[1-9]\d+-", second), "the second try resumes"
 
 
-def test_a_kaggle_command_that_waits_for_ever_is_ended(internet, tmp_path):
+def test_a_kaggle_command_that_waits_forever_is_ended(internet, tmp_path):
     internet.command.pace = 1000
     with pytest.raises(DownloadError, match=r"^kaggle: silent for 2 seconds$"):
         download_with_kaggle(
             ChestXray.kaggle_address,
             tmp_path / "chest-xray-pneumonia.zip",
             1,
-            silence=2,
+            stall_timeout=2,
         )
 
 
 def test_a_kaggle_command_that_cannot_be_run_leads_to_the_next_source(
     internet, tmp_path, capsys, monkeypatch
 ):
-    """As in a project folder that was moved: the Python that the script names is gone."""
+    """As after the project was moved: the Python that the script names is gone."""
     (tmp_path / "kaggle").write_text("#!/gone/python\n")
     (tmp_path / "kaggle").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
@@ -311,7 +312,7 @@ def test_a_kaggle_command_that_cannot_be_run_leads_to_the_next_source(
     assert_whole(tmp_path / "data/chest_xray")
 
 
-def test_without_curl_its_sources_say_so_and_kaggle_is_asked_all_the_same(
+def test_without_curl_its_sources_fail_and_kaggle_is_still_tried(
     internet, tmp_path, capsys, monkeypatch
 ):
     (tmp_path / "bin").mkdir()
@@ -319,34 +320,31 @@ def test_without_curl_its_sources_say_so_and_kaggle_is_asked_all_the_same(
     internet.command.status = 500
     with pytest.raises(DownloadError, match="no source"):
         download_data(tmp_path / "data/chest_xray")
-    told = capsys.readouterr().out
-    assert (
-        told.count("the curl command is not installed") == 2
-        and "the kaggle command: kaggle: " in told
-    )
+    printed = capsys.readouterr().out
+    assert printed.count("the curl command is not installed") == 2
+    assert "the kaggle command: kaggle: " in printed
     internet.command.recover()
     download_data(tmp_path / "data/chest_xray")
     assert_whole(tmp_path / "data/chest_xray")
 
 
-def test_an_own_archive_that_is_cut_is_told_also_without_a_network(
+def test_a_truncated_archive_of_the_user_is_reported_without_a_network_too(
     tmp_path, capsys, archives
 ):
     (tmp_path / "archive.zip").write_bytes(archives[0][:-1000])
     with pytest.raises(DownloadError, match="no source"):
         download_data(tmp_path / "chest_xray")
-    assert (
-        f"the archive {tmp_path / 'archive.zip'}: what arrived is no whole zip archive; it was left"
-        in capsys.readouterr().out
-    )
+    message = "what arrived is not a whole zip archive; it was left"
+    printed = capsys.readouterr().out
+    assert f"the archive {tmp_path / 'archive.zip'}: {message}" in printed
 
 
 @pytest.mark.long
-def test_the_archive_is_kept_where_that_is_asked_for_and_used_where_it_lies(
+def test_the_archive_is_kept_on_request_and_used_where_it_is(
     internet, tmp_path, capsys
 ):
     folder = tmp_path / "data/chest_xray"
-    assert script(folder, "--keep-archive").returncode == 0
+    assert run_script(folder, "--keep-archive").returncode == 0
     assert set(list_names(folder.parent)) == {"chest_xray", "chest-xray-pneumonia.zip"}
     shutil.rmtree(folder)
     internet.command.status = internet.web.status = internet.mendeley.status = 500
@@ -376,10 +374,8 @@ def test_mendeley_is_the_last_source_and_has_no_val_folder(
     )
     folder = find_data(tmp_path, "")
     assert_whole(folder)
-    assert (
-        set(list_images(folder).split) == {"train", "test"}
-        and "no val folder" in capsys.readouterr().out
-    )
+    assert set(list_images(folder).folder) == {"train", "test"}
+    assert "no val folder" in capsys.readouterr().out
     shutil.rmtree(folder)
     monkeypatch.setattr(ChestXray, "mendeley_sha256", "0" * 64)
     with pytest.raises(DownloadError, match="no source"):
@@ -396,7 +392,7 @@ def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(
     key = "KGAT_0123456789abcdef0123456789abcdef"
     monkeypatch.setenv("KAGGLE_API_TOKEN", key)
     internet.command.status = 401
-    done = script(tmp_path / "chest_xray")
+    done = run_script(tmp_path / "chest_xray")
     assert done.returncode == 0 and "the kaggle command: kaggle: " in done.stdout
     assert key not in done.stdout + done.stderr
     assert_whole(tmp_path / "chest_xray")
@@ -404,13 +400,13 @@ def test_a_refused_key_is_not_shown_and_the_public_address_needs_none(
 
 @pytest.mark.long
 @pytest.mark.parametrize("limit", [1_000_000, 5_000])
-def test_a_full_disk_is_said_and_nothing_partial_is_left_looking_whole(
+def test_a_full_disk_is_reported_and_leaves_nothing_that_looks_whole(
     internet, tmp_path, limit
 ):
-    """A limit to the size of a file stands for the disk: of the archive, and (smaller than the archive's own parts) of all."""
+    """A limit to the size of files stands for the disk: below the archive, or tiny."""
     internet.mendeley.status = 404
     folder = tmp_path / "data/chest_xray"
-    failed = script(
+    failed = run_script(
         folder,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
@@ -455,7 +451,7 @@ def test_a_disk_that_fills_while_extracting_keeps_the_archive_for_the_next_try(
     assert asked == len(internet.command.ranges)
 
 
-def test_too_little_room_is_said_before_anything_is_downloaded(
+def test_too_little_disk_space_is_reported_before_any_download(
     internet, tmp_path, monkeypatch
 ):
     usage = shutil.disk_usage(tmp_path)
@@ -468,15 +464,13 @@ def test_too_little_room_is_said_before_anything_is_downloaded(
         StorageError, match=r"3.0 GB of disk left, and 3.7 GB are needed"
     ):
         download_data(tmp_path / "chest_xray")
-    assert (
-        internet.command.ranges == internet.web.ranges == []
-        and internet.mendeley.ranges
-    ), "the smaller original has room enough"
+    assert internet.command.ranges == internet.web.ranges == []
+    assert internet.mendeley.ranges, "there is enough space for the smaller original"
 
 
 def test_a_folder_that_cannot_be_written_is_named(internet, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    failed = script(tmp_path / "file/chest_xray")
+    failed = run_script(tmp_path / "file/chest_xray")
     assert (
         failed.returncode == 1
         and f"{tmp_path / 'file'} cannot be written" in failed.stderr
@@ -484,7 +478,7 @@ def test_a_folder_that_cannot_be_written_is_named(internet, tmp_path):
 
 
 def start_slow_download(internet, folder):
-    """The script in mid-download by the kaggle command, a good second before its end."""
+    """Return the script during a download, a good second before its end."""
     internet.command.pace = len(internet.command.whole) / 3
     process = subprocess.Popen(
         [SCRIPT, folder],
@@ -500,21 +494,19 @@ def start_slow_download(internet, folder):
     return process, partial
 
 
-def test_an_interrupted_download_goes_on(internet, tmp_path):
+def test_an_interrupted_download_is_resumed(internet, tmp_path):
     """Ctrl-C, which reaches the kaggle command as well."""
     folder = tmp_path / "chest_xray"
     process, partial = start_slow_download(internet, folder)
     os.killpg(process.pid, signal.SIGINT)
-    told, _ = process.communicate(timeout=300)
-    assert (
-        process.returncode != 0
-        and "run it again to go on from there" in told
-        and "Traceback" not in told
-    )
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "run it again to resume" in printed
+    assert "Traceback" not in printed
     size = partial.stat().st_size
     assert 1_000_000 <= size < len(internet.command.whole) and not folder.exists()
     recover(internet)
-    assert script(folder).returncode == 0
+    assert run_script(folder).returncode == 0
     assert_whole(folder)
     assert internet.command.ranges[-1] == f"bytes={size}-"
 
@@ -527,24 +519,19 @@ def test_after_a_kill_and_with_two_at_once_one_waits_for_the_other(internet, tmp
         [SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert "Another process is getting data" in second.stdout.readline()
-    third, _ = (
-        subprocess.Popen(
-            [SCRIPT, folder],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ),
-        first.kill(),
+    third = subprocess.Popen(
+        [SCRIPT, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    first.kill()
     for process in (second, third):
-        told, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, told
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, printed
     assert_whole(folder)
     assert sorted(list_names(tmp_path)) == ["chest_xray", "home"]
 
 
 @pytest.mark.long
-def test_two_downloads_at_once_ask_only_once(internet, tmp_path):
+def test_two_downloads_at_once_fetch_only_once(internet, tmp_path):
     internet.command.pace = len(internet.command.whole) / 2
     pair = [
         subprocess.Popen(
@@ -553,18 +540,17 @@ def test_two_downloads_at_once_ask_only_once(internet, tmp_path):
         for _ in range(2)
     ]
     assert [process.wait(60) for process in pair] == [0, 0]
-    assert (
-        len(internet.command.ranges) <= 2 and internet.web.ranges == []
-    )  # the command asks once, and once to resume nothing
+    # The command requests the archive once, and once more to resume at its end.
+    assert len(internet.command.ranges) <= 2
+    assert internet.web.ranges == []
 
 
-def zip_of(folder, **entries):
-    """A zip with these entries: {name: content}, or ZipInfo objects under `infos`."""
-    infos = entries.pop("infos", [])
+def make_zip(folder, infos):
+    """Return a zip with the class folders and `infos`: (name or ZipInfo, content)."""
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for entry in ("train", "test"):
             for name in ("NORMAL", "PNEUMONIA"):
-                archive.writestr(f"chest_xray/{entry}/{name}/a.jpeg", b"picture")
+                archive.writestr(f"chest_xray/{entry}/{name}/a.jpeg", b"image")
         for info, content in infos:
             archive.writestr(info, content)
     return folder / "a.zip"
@@ -576,7 +562,7 @@ def symbolic_link():
     return info
 
 
-def packed_by_bzip2():
+def compressed_by_bzip2():
     info = zipfile.ZipInfo("chest_xray/train/NORMAL/b.jpeg")
     info.compress_type = zipfile.ZIP_BZIP2
     return info
@@ -594,7 +580,10 @@ HARMFUL = {
     "an absolute name": ([("/tmp/escaped.jpeg", b"x")], "points outside"),
     "a name of another system": ([("..\\escaped.jpeg", b"x")], "points outside"),
     "a symbolic link": ([(symbolic_link(), b"/etc/passwd")], "symbolic link"),
-    "a packing without limits": ([(packed_by_bzip2(), b"x")], "unusual way"),
+    "a compression without limits": (
+        [(compressed_by_bzip2(), b"x")],
+        "unusual compression",
+    ),
     "a bomb": (
         [("chest_xray/train/NORMAL/b.jpeg", bytes(100_000_000))],
         "out of proportion",
@@ -608,7 +597,7 @@ HARMFUL = {
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_an_archive_that_lost_bytes_is_corrupt_wherever_that_was(tmp_path, place):
-    archive = zip_of(
+    archive = make_zip(
         tmp_path,
         infos=[
             (f"chest_xray/train/NORMAL/{n}.jpeg", os.urandom(1000)) for n in range(100)
@@ -624,25 +613,22 @@ def test_an_archive_that_lost_bytes_is_corrupt_wherever_that_was(tmp_path, place
 
 
 def test_a_name_that_no_file_may_have_is_a_fault_of_the_archive(tmp_path):
-    archive = zip_of(
+    archive = make_zip(
         tmp_path, infos=[(f"chest_xray/train/NORMAL/{'long' * 80}.jpeg", b"x")]
     )
     with pytest.raises(BadArchive, match=r"corrupt .*name too long"):
         extract_archive(archive, tmp_path / "data", [COUNTS])
 
 
-def test_no_more_is_unpacked_than_an_archive_announces(tmp_path):
+def test_no_more_is_extracted_than_an_archive_announces(tmp_path):
     """100 kB that become 100 MB, where the archive says 1,000 bytes."""
-    archive = zip_of(
+    archive = make_zip(
         tmp_path, infos=[("chest_xray/train/NORMAL/b.jpeg", bytes(100_000_000))]
     )
     body = archive.read_bytes()
-    assert (
-        body.count(struct.pack("<L", 100_000_000)) == 2
-    )  # before the picture, and in the list at the end
-    archive.write_bytes(
-        body.replace(struct.pack("<L", 100_000_000), struct.pack("<L", 1000))
-    )
+    size = struct.pack("<L", 100_000_000)
+    assert body.count(size) == 2  # before the image, and in the list at the end
+    archive.write_bytes(body.replace(size, struct.pack("<L", 1000)))
     tracemalloc.start()
     try:
         with pytest.raises(BadArchive, match=r"corrupt .*CRC"):
@@ -653,9 +639,9 @@ def test_no_more_is_unpacked_than_an_archive_announces(tmp_path):
 
 
 @pytest.mark.parametrize("kind", HARMFUL)
-def test_an_archive_that_means_harm_is_refused_whole(tmp_path, kind):
+def test_a_harmful_archive_is_refused_as_a_whole(tmp_path, kind):
     infos, message = HARMFUL[kind]
-    archive = zip_of(tmp_path, infos=infos)
+    archive = make_zip(tmp_path, infos=infos)
     with pytest.raises(BadArchive, match=message):
         extract_archive(archive, tmp_path / "deep/er/data", [COUNTS])
     assert list_names(tmp_path) == ["a.zip"] and not list(
@@ -663,9 +649,7 @@ def test_an_archive_that_means_harm_is_refused_whole(tmp_path, kind):
     )
 
 
-def test_an_incomplete_folder_is_kept_aside_when_the_whole_one_comes(
-    internet, tmp_path
-):
+def test_an_incomplete_folder_is_renamed_and_kept(internet, tmp_path):
     (tmp_path / "chest_xray/train").mkdir(parents=True)
     (tmp_path / "chest_xray/train/mine.txt").write_text("keep me")
     download_data(tmp_path / "chest_xray")
@@ -678,32 +662,31 @@ def test_an_incomplete_folder_is_kept_aside_when_the_whole_one_comes(
 
 @pytest.mark.timeout(20)
 def test_a_machine_with_no_way_out_is_recognized(internet, tmp_path, monkeypatch):
-    with socket.create_server(
-        ("127.0.0.1", 0)
-    ) as silent:  # takes connections, never answers: as if packets were dropped
+    # Takes connections and never answers, as if packets were dropped.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
         for name in ("HTTPS_PROXY", "https_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert (
-            reachable([ChestXray.kaggle_address, ChestXray.mendeley_address], seconds=1)
+            reachable_addresses(
+                [ChestXray.kaggle_address, ChestXray.mendeley_address], timeout=1
+            )
             == []
         )
-    refused = script(tmp_path / "chest_xray")
+    refused = run_script(tmp_path / "chest_xray")
     assert (
         refused.returncode == 1
         and "neither Kaggle nor Mendeley can be reached" in refused.stderr
     )
-    assert list_names(tmp_path) == ["home"], (
-        "nothing is made before there is something to put into it"
-    )
+    assert list_names(tmp_path) == ["home"], "no folder is made in vain"
 
 
 def test_a_refusal_is_an_answer(internet):
     internet.web.status = 403
-    assert reachable([ChestXray.kaggle_address], seconds=5)
+    assert reachable_addresses([ChestXray.kaggle_address], timeout=5)
 
 
 def test_a_whole_folder_is_recognized_without_reading_it(tmp_path, monkeypatch):
-    """No file of it is opened, and no network is asked."""
+    """No file of it is opened, and the network is not used."""
     for entry, count in ChestXray.counts.items():
         (tmp_path / "chest_xray" / entry).mkdir(parents=True)
         for number in range(count):
@@ -714,7 +697,7 @@ def test_a_whole_folder_is_recognized_without_reading_it(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "builtins.open", lambda *arguments, **_: opened.append(arguments)
     )
-    monkeypatch.setattr("cxr.download.reachable", None)
+    monkeypatch.setattr("cxr.download.reachable_addresses", None)
     download_data(tmp_path / "chest_xray")
     assert not opened
 
@@ -724,14 +707,14 @@ def test_a_whole_folder_is_recognized_without_reading_it(tmp_path, monkeypatch):
     [[SCRIPT], [sys.executable, "-m", "cxr.download"]],
     ids=["script", "module"],
 )
-def test_it_says_how_to_use_it(tmp_path, command):
-    told = subprocess.run(
+def test_usage_is_printed(tmp_path, command):
+    done = subprocess.run(
         [*command, "--help"], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert (
-        told.returncode == 0
-        and "usage" in told.stdout
-        and "--keep-archive" in told.stdout
+        done.returncode == 0
+        and "usage" in done.stdout
+        and "--keep-archive" in done.stdout
     )
     for wrong in (["a", "b"], ["--unknown"]):
         failed = subprocess.run(
@@ -744,8 +727,7 @@ def test_it_says_how_to_use_it(tmp_path, command):
         assert failed.returncode == 2 and "usage" in failed.stderr.lower()
 
 
-def test_it_answers_at_once():
-    """What takes seconds to import is not imported."""
+def test_the_download_imports_nothing_slow():
     print_names = "import cxr.download, sys; print(*sys.modules)"
     names = subprocess.run(
         [sys.executable, "-c", print_names], capture_output=True, text=True, check=True
@@ -760,7 +742,7 @@ def test_it_answers_at_once():
     } & set(names)
 
 
-def test_a_folder_is_where_the_user_is_and_without_one_data_come_to_the_repository(
+def test_a_folder_is_relative_to_the_user_and_the_default_to_the_repository(
     internet, tmp_path
 ):
     shutil.copytree(
@@ -790,10 +772,9 @@ def test_a_folder_is_where_the_user_is_and_without_one_data_come_to_the_reposito
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_a_python_that_lacks_something_is_told_what_to_do(tmp_path):
-    (tmp_path / "python").write_text(
-        f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n'
-    )  # without what is installed
+def test_a_python_without_the_packages_leads_to_advice(tmp_path):
+    # Python without the installed packages.
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     (tmp_path / "python").chmod(0o755)
     failed = subprocess.run(
         [SCRIPT, tmp_path / "data"],

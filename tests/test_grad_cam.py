@@ -1,8 +1,7 @@
-"""Phantoms are learned; Grad-CAM then points at what was drawn as disease, and its checks tell a map that means something."""
+"""Grad-CAM points at the drawn opacities, and its sanity checks recognize good maps."""
 
 import cv2
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -12,87 +11,96 @@ from cxr.dataset import list_images
 from cxr.devices import dtype_policy_scope
 from cxr.evaluation import predict_probabilities
 from cxr.grad_cam import (
-    describe_checks,
+    describe_grad_cam_checks,
     grad_cam,
     gradient_of_sum,
     occlude,
+    rank_correlation,
     sanity_check_grad_cam,
+    select_examples,
 )
 from cxr.images import load_split
 from cxr.models import build_cnn
-from cxr.plots import plot_grad_cam
 
 
 @pytest.fixture(scope="module")
 def trained(phantoms):
-    """The main network, trained on plain phantoms at 96 pixels; with the test images, their rows and their probabilities."""
+    """The residual CNN, trained on phantoms at 96 pixels.
+
+    With the training images and their rows, the test images, their rows and their
+    probabilities.
+    """
     folder = phantoms / "chest_xray"
     files = list_images(folder)
-    train, test = files[files.folder != "test"], files[files.folder == "test"]
-    (x, _, _), (x_test, test, _) = (
-        load_split(folder, part, 96, "phantoms") for part in (train, test)
+    x, train_files, _ = load_split(
+        folder, files[files.folder != "test"], 96, "phantoms"
+    )
+    x_test, test_files, _ = load_split(
+        folder, files[files.folder == "test"], 96, "phantoms"
     )
     keras.utils.set_random_seed(0)
     model = build_cnn(96)
     model.compile(
         keras.optimizers.AdamW(1e-3, weight_decay=4e-3), "binary_crossentropy"
     )
-    model.optimizer.build(
-        model.trainable_variables
-    )  # or TensorFlow traces the step a second time once they are there
+    # Otherwise TensorFlow traces the step a second time once its variables exist.
+    model.optimizer.build(model.trainable_variables)
+    schedule = keras.callbacks.LearningRateScheduler(
+        lambda epoch: 1e-3 if epoch < 3 else 1e-4
+    )
     model.fit(
         x,
-        train.label.to_numpy(),
+        train_files.label.to_numpy(),
         epochs=5,
         batch_size=16,
         verbose=0,
-        callbacks=[
-            keras.callbacks.LearningRateScheduler(
-                lambda epoch: 1e-3 if epoch < 3 else 1e-4
-            )
-        ],
+        callbacks=[schedule],
     )
-    return model, x, train, x_test, test, predict_probabilities(model, x_test)
+    probabilities = predict_probabilities(model, x_test)
+    return model, x, train_files, x_test, test_files, probabilities
 
 
 @pytest.mark.long
 def test_phantoms_are_learned_by_a_small_cnn_but_not_from_their_mean_gray_level(
     trained,
 ):
-    _, x, train, x_test, test, probabilities = trained
-    assert roc_auc_score(test.label, probabilities) > 0.95
-    gray, gray_test = (pictures.mean(axis=(1, 2)) for pictures in (x, x_test))
-    by_gray = LogisticRegression().fit(gray, train.label).predict_proba(gray_test)[:, 1]
-    assert roc_auc_score(test.label, by_gray) < 0.8
+    _, x, train_files, x_test, test_files, probabilities = trained
+    assert roc_auc_score(test_files.label, probabilities) > 0.95
+    gray = x.mean(axis=(1, 2))
+    gray_test = x_test.mean(axis=(1, 2))
+    classifier = LogisticRegression().fit(gray, train_files.label)
+    from_gray = classifier.predict_proba(gray_test)[:, 1]
+    assert roc_auc_score(test_files.label, from_gray) < 0.8
 
 
 @pytest.mark.long
 def test_grad_cam_peaks_in_the_drawn_opacity(trained, phantoms):
-    model, _, _, x_test, test, probabilities = trained
-    found = np.flatnonzero((test.finding == "bacterial") & (probabilities > 0.5))
-    assert len(found) > 30
-    heat = grad_cam(model, x_test[found], np.ones(len(found), bool))
-    assert heat.shape == (len(found), 96, 96) and heat.min() >= 0 and heat.max() <= 1
-    hits, chances = [], []
-    for warmth, path in zip(heat, test.path.iloc[found]):
-        mask = cv2.imread(
-            str((phantoms / "masks" / path).with_suffix(".png")), cv2.IMREAD_GRAYSCALE
-        )
+    model, _, _, x_test, test_files, probabilities = trained
+    rows = np.flatnonzero((test_files.finding == "bacterial") & (probabilities > 0.5))
+    assert len(rows) > 30
+    heatmaps = grad_cam(model, x_test[rows], np.ones(len(rows), bool))
+    assert heatmaps.shape == (len(rows), 96, 96)
+    assert heatmaps.min() >= 0 and heatmaps.max() <= 1
+    hits = []
+    areas = []
+    for heatmap, path in zip(heatmaps, test_files.path.iloc[rows]):
+        mask_path = (phantoms / "masks" / path).with_suffix(".png")
+        mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
         mask = cv2.resize(mask, (96, 96), interpolation=cv2.INTER_NEAREST) > 0
-        hits.append(mask[np.unravel_index(warmth.argmax(), warmth.shape)])
-        chances.append(mask.mean())
-    assert np.mean(hits) > 4 * np.mean(chances), (
-        f"{np.mean(hits):.2f} of the peaks in the opacity, by chance {np.mean(chances):.2f}"
+        hits.append(mask[np.unravel_index(heatmap.argmax(), heatmap.shape)])
+        areas.append(mask.mean())
+    assert np.mean(hits) > 4 * np.mean(areas), (
+        f"{np.mean(hits):.2f} of the maxima lie in the opacity, by chance "
+        f"{np.mean(areas):.2f}"
     )
 
 
 @pytest.mark.long
-def test_grad_cam_of_the_other_answer_is_another_map(trained):
+def test_grad_cam_of_the_other_class_is_another_map(trained):
     model, _, _, x_test, _, _ = trained
-    speaks_for, speaks_against = (
-        grad_cam(model, x_test[:8], np.full(8, answer)) for answer in (True, False)
-    )
-    assert not np.allclose(speaks_for, speaks_against, atol=0.1)
+    for_pneumonia = grad_cam(model, x_test[:8], np.ones(8, bool))
+    for_normal = grad_cam(model, x_test[:8], np.zeros(8, bool))
+    assert not np.allclose(for_pneumonia, for_normal, atol=0.1)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -102,27 +110,26 @@ def test_grad_cam_after_half_precision_is_nearly_the_same_map(trained, policy):
     with dtype_policy_scope(policy):
         half = build_cnn(96)
     half.set_weights(model.get_weights())
-    heat, expected = (
-        grad_cam(one, x_test[:8], np.ones(8, bool)) for one in (half, model)
-    )
-    assert heat.dtype == np.float32 and np.abs(heat - expected).mean() < 0.01
+    heatmaps = grad_cam(half, x_test[:8], np.ones(8, bool))
+    expected = grad_cam(model, x_test[:8], np.ones(8, bool))
+    assert heatmaps.dtype == np.float32
+    assert np.abs(heatmaps - expected).mean() < 0.01
 
 
 def test_a_gradient_worked_out_by_hand():
     """Of the sum of x² + 3xy over two rows."""
     values = np.array([[1.0, 2.0], [-1.0, 0.5]], "float32")
-    slopes = gradient_of_sum(
+    gradient = gradient_of_sum(
         lambda rows: rows[:, 0] ** 2 + 3 * rows[:, 0] * rows[:, 1],
         keras.ops.convert_to_tensor(values),
     )
-    assert np.array(slopes).tolist() == pytest.approx(
-        np.array([[2 * 1 + 3 * 2, 3 * 1], [-2 + 1.5, -3]])
-    )
+    expected = np.array([[2 * 1 + 3 * 2, 3 * 1], [-2 + 1.5, -3]])
+    assert np.array(gradient).tolist() == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
-def spotter():
-    """A network that sees one bright spot, wherever it is; with images of such spots, and their places."""
+def spot_detector():
+    """A network that detects a bright spot; with images of spots, and their corners."""
     inputs = keras.Input((32, 32, 1))
     x = keras.layers.Rescaling(1 / 255)(inputs)
     x = keras.layers.Conv2D(2, 4, strides=4, activation="relu", name="features")(x)
@@ -134,86 +141,103 @@ def spotter():
     model.get_layer("logit").set_weights([np.array([[30.0], [-1.0]]), np.array([0.0])])
     generator = np.random.default_rng(0)
     images = generator.integers(40, 60, (20, 32, 32, 1), np.uint8)
-    places = generator.integers(0, 6, (20, 2)) * 4
-    for image, (row, column) in zip(images, places):
+    corners = generator.integers(0, 6, (20, 2)) * 4
+    for image, (row, column) in zip(images, corners):
         image[row : row + 8, column : column + 8] = 250
-    return model, images, places
+    return model, images, corners
 
 
-def test_the_checks_of_grad_cam_tell_a_map_that_means_something(spotter):
-    """Its map lies on the spot, and covering that takes the score away."""
-    model, images, places = spotter
+def test_the_checks_recognize_maps_that_mark_what_matters(spot_detector):
+    """The map lies on the spot, and covering the spot lowers the logit."""
+    model, images, corners = spot_detector
     checks = sanity_check_grad_cam(
         model, images, np.ones(20, bool), np.arange(20), 100, 0
     )
-    assert checks["hottest"][1] > 2 * checks["random"][2] > 0
-    assert checks["alike"][0] < 0.9 and all(
-        low <= mean <= high for mean, low, high in checks.values()
-    )
-    covered = occlude(images, [(row + 4, column + 4) for row, column in places], 8)
-    assert covered.max() < 80 and images.max() == 250
+    assert checks["drop_at_maximum"][1] > 2 * checks["drop_at_random"][2] > 0
+    assert checks["random_weights"][0] < 0.9
+    assert all(low <= mean <= high for mean, low, high in checks.values())
+    occluded = occlude(images, [(row + 4, column + 4) for row, column in corners], 8)
+    assert occluded.max() < 80 and images.max() == 250
 
 
-def test_a_map_is_that_of_its_own_image_however_many_are_asked_for(spotter):
-    model, images, places = spotter
-    heat = grad_cam(model, images, np.ones(20, bool))
-    for warmth, (row, column) in zip(heat, places):
-        peak = np.unravel_index(warmth.argmax(), warmth.shape)
+def test_a_map_is_that_of_its_own_image_however_many_there_are(spot_detector):
+    model, images, corners = spot_detector
+    heatmaps = grad_cam(model, images, np.ones(20, bool))
+    for heatmap, (row, column) in zip(heatmaps, corners):
+        peak = np.unravel_index(heatmap.argmax(), heatmap.shape)
         assert row <= peak[0] < row + 8 and column <= peak[1] < column + 8
-    many = grad_cam(
-        model, np.tile(images, (16, 1, 1, 1)), np.ones(320, bool)
-    )  # more than are computed at once
-    assert np.allclose(many, np.tile(heat, (16, 1, 1)), atol=1e-5)
-    assert (
-        grad_cam(model, images, np.zeros(20, bool)).max() == 0
-    )  # nothing speaks against a bright spot
+    # More than are computed at once.
+    tiled = grad_cam(model, np.tile(images, (16, 1, 1, 1)), np.ones(320, bool))
+    assert np.allclose(tiled, np.tile(heatmaps, (16, 1, 1)), atol=1e-5)
+    # Nothing speaks against a bright spot.
+    assert grad_cam(model, images, np.zeros(20, bool)).max() == 0
 
 
-def test_a_square_is_covered_whole_at_the_edge_too():
+def test_a_whole_square_is_occluded_at_the_edge_too():
     x = np.zeros((2, 10, 10, 1), np.uint8)
     x[:, :, 5:] = 200
-    covered = occlude(x, [(5, 5), (0, 9)], 4)
-    assert (covered[0, 3:7, 3:7] == 100).all() and (covered == 100).sum(
-        axis=(1, 2, 3)
-    ).tolist() == [16, 16]
-    assert (covered[1, :4, 6:] == 100).all()
+    occluded = occlude(x, [(5, 5), (0, 9)], 4)
+    assert (occluded[0, 3:7, 3:7] == 100).all()
+    assert (occluded == 100).sum(axis=(1, 2, 3)).tolist() == [16, 16]
+    assert (occluded[1, :4, 6:] == 100).all()
 
 
-def test_each_kind_of_answer_has_a_row_of_maps():
-    x, heat = np.full((3, 8, 8, 1), 90, np.uint8), np.zeros((3, 8, 8))
-    heat[:, 2, 2] = 1
-    figure = plot_grad_cam(
-        x,
-        heat,
-        ["hit: 0.9", "hit: 0.8", "healthy, passed: 0.1"],
-        ["#D55E00", "#D55E00", "#0072B2"],
-    )
-    grid = np.array([axis.get_title() for axis in figure.axes]).reshape(2, 4)
-    assert grid.tolist() == [
-        ["hit: 0.9", "hit: 0.8", "", ""],
-        ["healthy, passed: 0.1", "", "", ""],
-    ]
-    for axis in (figure.axes[0], figure.axes[1], figure.axes[4]):
-        film, map_over_it = axis.images
-        assert film.get_clim() == (0, 255) and np.array_equal(
-            film.get_array(), x[0, ..., 0]
-        )
-        assert (
-            map_over_it.get_alpha()[0, 0] == 0 and map_over_it.get_alpha()[2, 2] > 0.5
-        )  # where nothing is warm the film is seen
-    plt.close(figure)
+@pytest.mark.parametrize(
+    "second, expected",
+    [
+        ([[1, 2], [3, 10]], 1),  # the ranks are the same
+        ([[4, 3], [2, 1]], -1),
+        ([[5, 5], [5, 5]], 0),  # a map without a maximum
+    ],
+)
+def test_maps_are_compared_by_their_ranks(second, expected):
+    first = np.array([[1.0, 2.0], [3.0, 4.0]])
+    assert rank_correlation(first, np.array(second)) == pytest.approx(expected)
 
 
-def test_a_map_is_believed_only_where_its_brightest_square_matters_more():
-    sure = {
-        "alike": (0.1, 0.0, 0.2),
-        "hottest": (3.0, 2.5, 3.5),
-        "random": (1.0, 0.5, 1.5),
+PASSED = {
+    "random_weights": (0.1, 0.0, 0.2),
+    "drop_at_maximum": (3.0, 2.5, 3.5),
+    "drop_at_random": (1.0, 0.5, 1.5),
+}
+
+
+def test_maps_pass_only_where_their_maximum_matters_significantly_more():
+    text = describe_grad_cam_checks(PASSED, "9 images")
+    for words in ("On 9 images", "3.00 (95 % CI 2.50 to 3.50)", "1.00", "0.10"):
+        assert words in text
+    assert "do not pass" not in text
+    overlapping = PASSED | {"drop_at_random": (1.0, 0.5, 2.6)}
+    assert "do not pass" in describe_grad_cam_checks(overlapping, "9 images")
+
+
+def test_examples_come_from_each_cell_of_the_confusion_matrix():
+    labels = np.repeat([1, 1, 0, 0], [5, 2, 6, 1])
+    predicted = np.repeat([True, False, False, True], [5, 2, 6, 1])
+    probabilities = np.linspace(0, 1, 14)
+    rows, captions, counts = select_examples(labels, probabilities, predicted, 0)
+    assert len(set(rows)) == len(rows) == len(captions) == 3 + 2 + 3 + 1
+    outcomes = {
+        (1, True): "true positive",
+        (1, False): "false negative",
+        (0, False): "true negative",
+        (0, True): "false positive",
     }
-    assert (
-        "falls by 3.00 [2.50, 3.50] under a square where the map is brightest, more than the 1.00 [0.50, 1.50]"
-        in describe_checks(sure, "9 films")
+    for row, caption in zip(rows, captions):
+        outcome = outcomes[labels[row], bool(predicted[row])]
+        assert caption == f"{outcome}: {probabilities[row]:.3f}"
+    assert counts == (
+        "5 true positives, 2 false negatives, 6 true negatives, 1 false positive"
     )
-    assert "NOT surely more than the" in describe_checks(
-        sure | {"random": (1.0, 0.5, 2.6)}, "9 films"
-    )
+    again = select_examples(labels, probabilities, predicted, 0)
+    assert np.array_equal(again[0], rows)
+    other = select_examples(labels, probabilities, predicted, 1)
+    assert not np.array_equal(other[0], rows)
+
+
+def test_a_cell_without_images_has_no_examples():
+    labels = np.array([1, 0])
+    probabilities = np.array([0.9, 0.1])
+    rows, captions, counts = select_examples(labels, probabilities, labels == 1, 0)
+    assert rows.tolist() == [0, 1] and len(captions) == 2
+    assert "0 false negatives" in counts and "0 false positives" in counts

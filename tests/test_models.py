@@ -1,4 +1,4 @@
-"""The two networks take any size, and the main one does not care how a film was exposed."""
+"""The two networks take any size, and the residual CNN ignores the exposure."""
 
 import json
 import os
@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from cxr.devices import dtype_policy_scope
 from cxr.evaluation import predict_probabilities
-from cxr.models import build_baseline, build_cnn, load_model, residual_block
+from cxr.models import (
+    build_baseline,
+    build_cnn,
+    load_model,
+    receptive_field,
+    residual_block,
+)
 
 
 @pytest.mark.parametrize("size", [32, 100])
@@ -22,57 +29,51 @@ def test_both_networks_take_any_size_and_give_probabilities(size):
     x = np.random.default_rng(0).integers(256, size=(3, size, size, 1), dtype=np.uint8)
     for model in (build_baseline(size), build_cnn(size)):
         probabilities = predict_probabilities(model, x)
-        assert (
-            probabilities.shape == (3,)
-            and (0 <= probabilities).all()
-            and (probabilities <= 1).all()
-        )
+        assert probabilities.shape == (3,)
+        assert (0 <= probabilities).all() and (probabilities <= 1).all()
 
 
-def test_exposure_does_not_change_the_answer():
-    """Contrast and brightness are taken out by the standardisation at the entrance of the main network."""
+def call(model, x):
+    """Return the output of a network, without compiling anything."""
+    return np.asarray(model(x, training=False))
+
+
+def test_contrast_and_brightness_do_not_change_the_output_of_the_cnn():
+    """The standardization at its input removes them."""
     x = np.random.default_rng(0).uniform(60, 160, (2, 64, 64, 1)).astype("float32")
     keras.utils.set_random_seed(0)
     model = build_cnn(64)
-    assert np.allclose(
-        model.predict(x, verbose=0), model.predict(x * 1.5 + 10, verbose=0), atol=1e-3
-    )
+    assert np.allclose(call(model, x), call(model, x * 1.5 + 10), atol=1e-3)
+
+
+def correlation(image, other):
+    return np.corrcoef(image.ravel(), other.ravel())[0, 1]
 
 
 @pytest.mark.parametrize("size", [32, 100, 128])
-def test_a_light_from_one_side_hardly_reaches_the_convolutions(size):
-    """By itself such a slope makes two films as unlike as two thirds to four fifths of a correlation say; what is small stays."""
-    small = (
-        np.random.default_rng(0)
-        .uniform(60, 160, (3, size // 4, size // 4))
-        .astype("float32")
-    )
-    x = np.stack(
-        [cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC) for one in small]
-    )[..., None]
-    lit = x + np.linspace(-40, 40, size, dtype="float32")[:, None]
+def test_a_brightness_gradient_hardly_reaches_the_convolutions(size):
+    """Before the subtraction of the local mean it dominates; small structures stay."""
+    generator = np.random.default_rng(0)
+    thumbnails = generator.uniform(60, 160, (3, size // 4, size // 4)).astype("float32")
+    images = [
+        cv2.resize(thumbnail, (size, size), interpolation=cv2.INTER_CUBIC)
+        for thumbnail in thumbnails
+    ]
+    x = np.stack(images)[..., None]
+    x_gradient = x + np.linspace(-40, 40, size, dtype="float32")[:, None]
     model = build_cnn(size)
-    before, after = (
-        keras.Model(model.inputs, model.get_layer("standardize").output).predict(
-            one, verbose=0
-        )
-        for one in (x, lit)
-    )
+    entrance = keras.Model(model.input, model.get_layer("standardize").output)
+    entered = call(entrance, x)
+    entered_gradient = call(entrance, x_gradient)
     for number in range(len(x)):
-        raw, left = (
-            np.corrcoef(one[number].ravel(), other[number].ravel())[0, 1]
-            for one, other in ((x, lit), (before, after))
-        )
-        assert (
-            raw < 0.85
-            and left > 0.99
-            and np.corrcoef(x[number].ravel(), before[number].ravel())[0, 1] > 0.85
-        )
+        assert correlation(x[number], x_gradient[number]) < 0.85
+        assert correlation(entered[number], entered_gradient[number]) > 0.99
+        assert correlation(x[number], entered[number]) > 0.85
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_block_whose_convolutions_say_nothing_passes_its_input_on(stride):
-    """What is residual about it: with weights of 0 the shortcut is left, the mean of 2 × 2 pixels where the map is halved."""
+def test_a_block_whose_convolutions_are_zero_passes_its_input_on(stride):
+    """What is residual about it: the shortcut remains, averaged where it is halved."""
     inputs = keras.Input((8, 8, 4))
     model = keras.Model(inputs, residual_block(inputs, 4, stride, "block"))
     for name in ("block_conv1", "block_conv2"):
@@ -80,27 +81,35 @@ def test_a_block_whose_convolutions_say_nothing_passes_its_input_on(stride):
         layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
     x = np.random.default_rng(0).uniform(0, 1, (1, 8, 8, 4)).astype("float32")
     expected = x.reshape(1, 8 // stride, stride, 8 // stride, stride, 4).mean((2, 4))
-    assert np.allclose(model.predict(x, verbose=0), expected, atol=1e-5)
+    assert np.allclose(call(model, x), expected, atol=1e-5)
 
 
-def test_the_answer_and_its_logit_stay_in_single_precision_and_all_layers_are_those_of_keras():
-    """A .keras file records the modules of its layers: another's computer has no cxr."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        models = build_baseline(32), build_cnn(32)
-    finally:
-        keras.config.set_dtype_policy(policy)
-    for model in models:
-        assert (
-            model.get_layer("logit").compute_dtype
-            == model.layers[-1].compute_dtype
-            == "float32"
-        )
-        assert all(
-            type(layer).__module__.startswith("keras.") for layer in model.layers
-        )
-        assert '"cxr' not in model.to_json()
+@pytest.mark.parametrize("build", [build_baseline, build_cnn])
+def test_the_last_layers_have_single_precision_and_all_layers_are_those_of_keras(build):
+    """A .keras file records the modules of its layers: other computers have no cxr."""
+    with dtype_policy_scope("mixed_bfloat16"):
+        model = build(32)
+    assert model.get_layer("logit").compute_dtype == "float32"
+    assert model.layers[-1].compute_dtype == "float32"
+    for layer in model.layers:
+        assert type(layer).__module__.startswith("keras.")
+    assert '"cxr' not in model.to_json()
+
+
+def test_the_receptive_field_is_where_a_change_of_a_pixel_is_noticed():
+    """Of the unit in the middle of the last map of the baseline, without its biases."""
+    size = 80
+    model = build_baseline(size)
+    field, stride = receptive_field(model, "pool3")
+    features = keras.Model(model.input, model.get_layer("pool3").output)
+    x = np.zeros((2, size, size, 1), "float32")
+    x[1, 40, 40] = 255
+    changed = np.ptp(call(features, x), axis=0).any(axis=-1)
+    reached = np.ptp(np.flatnonzero(changed.any(axis=0))) + 1
+    assert stride == 8
+    assert reached in (field // stride, field // stride + 1)
+    with pytest.raises(ValueError, match="'nowhere'"):
+        receptive_field(model, "nowhere")
 
 
 def test_a_network_is_loaded_as_it_was_saved(tmp_path):
@@ -112,7 +121,7 @@ def test_a_network_is_loaded_as_it_was_saved(tmp_path):
 
 
 def save_with_code(path):
-    """A network whose file holds a function of Python, nested in another network."""
+    """Save a network with a Python function, nested in another network."""
     inner = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: 2 * x)])
     keras.Sequential([keras.Input((2,)), inner]).save(path)
 
@@ -123,13 +132,23 @@ def test_a_network_that_would_run_code_is_refused_without_the_advice_to_let_it(
     save_with_code(tmp_path / "best.keras")
     with pytest.raises(ValueError) as caught:
         load_model(tmp_path / "best.keras")
-    assert str(caught.value).startswith(
-        f"{tmp_path}/best.keras holds Python code"
-    ) and "do not switch the safe mode" in str(caught.value)
-    assert "safe_mode" not in str(caught.value) and "enable_unsafe" not in str(
-        caught.value
-    )
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/best.keras contains Python code")
+    assert "do not switch off the safe mode" in message
+    assert "safe_mode" not in message and "enable_unsafe" not in message
     assert caught.value.__suppress_context__  # nor is that shown above it
+
+
+def read_parts(path):
+    """Return {name: content} of a .keras file."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_parts(path, parts):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
 
 
 def cut(path):
@@ -137,29 +156,17 @@ def cut(path):
 
 
 def falsify(path):
-    """Another kind of code in the file: a class of any module, by its name."""
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    parts["config.json"] = (
-        parts["config.json"]
-        .replace(b'"Dense"', b'"system"')
-        .replace(b'"keras.layers"', b'"os"')
-    )
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
+    """Put another kind of code into the file: a class of any module, by its name."""
+    parts = read_parts(path)
+    config = parts["config.json"].replace(b'"Dense"', b'"system"')
+    parts["config.json"] = config.replace(b'"keras.layers"', b'"os"')
+    write_parts(path, parts)
 
 
 def lose_weights(path):
-    with zipfile.ZipFile(path) as archive:
-        parts = {
-            name: archive.read(name)
-            for name in archive.namelist()
-            if "weights" not in name
-        }
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
+    parts = read_parts(path)
+    del parts["model.weights.h5"]
+    write_parts(path, parts)
 
 
 @pytest.mark.parametrize(
@@ -180,26 +187,24 @@ def test_a_network_that_cannot_be_loaded_is_named_in_one_sentence(tmp_path, dama
     damage(tmp_path / "best.keras")
     with pytest.raises(ValueError) as caught:
         load_model(tmp_path / "best.keras")
-    said = str(caught.value)
-    assert said.startswith(
-        f"{tmp_path}/best.keras cannot be loaded ("
-    ) and said.endswith("): it is damaged. Train anew (section 6).")
-    assert "\n" not in said and len(said) < 400 and caught.value.__suppress_context__
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/best.keras cannot be loaded (")
+    assert "damaged" in message and "section 6" in message
+    assert "\n" not in message and len(message) < 400
+    assert caught.value.__suppress_context__
 
 
 def rewrite(path, name, change):
     """Change the JSON of one part of a .keras file."""
-    with zipfile.ZipFile(path) as archive:
-        parts = {one: archive.read(one) for one in archive.namelist()}
+    parts = read_parts(path)
     content = json.loads(parts[name])
     change(content)
-    with zipfile.ZipFile(path, "w") as archive:
-        for one, data in (parts | {name: json.dumps(content).encode()}).items():
-            archive.writestr(one, data)
+    parts[name] = json.dumps(content).encode()
+    write_parts(path, parts)
 
 
 def write_as_a_later_keras(path):
-    """As 3.15 does to 3.13: an initializer has an argument that this version does not know."""
+    """As 3.15 does to 3.13: initializers have an argument that is not known here."""
 
     def add_argument(config):
         kernels = [
@@ -211,45 +216,39 @@ def write_as_a_later_keras(path):
             kernel["argument_of_tomorrow"] = None
         assert kernels
 
+    def change_version(metadata):
+        metadata["keras_version"] = "99.1.0"
+
     rewrite(path, "config.json", add_argument)
-    rewrite(
-        path, "metadata.json", lambda metadata: metadata.update(keras_version="99.1.0")
-    )
+    rewrite(path, "metadata.json", change_version)
 
 
 @pytest.mark.parametrize("build", [build_baseline, build_cnn])
-def test_a_network_of_another_version_of_keras_is_built_anew_with_its_weights(
+def test_a_network_of_another_version_of_keras_is_rebuilt_with_its_weights(
     build, tmp_path
 ):
-    model, x = (
-        build(32),
-        np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8),
-    )
+    model = build(32)
+    x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1)).astype("float32")
     model.save(tmp_path / "best.keras")
     write_as_a_later_keras(tmp_path / "best.keras")
     with pytest.raises(TypeError, match="argument_of_tomorrow"):
         keras.models.load_model(tmp_path / "best.keras")
-    assert np.array_equal(
-        predict_probabilities(load_model(tmp_path / "best.keras"), x),
-        predict_probabilities(model, x),
-    )
+    loaded = load_model(tmp_path / "best.keras")
+    assert np.array_equal(call(loaded, x), call(model, x))
 
 
-def test_what_no_way_can_read_names_both_versions_and_nobody_is_told_to_delete_it(
+def test_a_file_that_cannot_be_read_names_both_versions_and_is_not_to_be_deleted(
     tmp_path,
 ):
-    model = keras.Sequential(
-        [keras.Input((2,)), keras.layers.Dense(3)], name="somebody_elses"
-    )
-    model.save(tmp_path / "best.keras")
+    inputs = [keras.Input((2,)), keras.layers.Dense(3)]
+    keras.Sequential(inputs, name="somebody_elses").save(tmp_path / "best.keras")
     write_as_a_later_keras(tmp_path / "best.keras")
     with pytest.raises(ValueError) as caught:
         load_model(tmp_path / "best.keras")
-    assert (
-        f"it was written by Keras 99.1.0, and this is Keras {keras.__version__}. Open it with that version"
-        in str(caught.value)
-    )
-    assert "delete" not in str(caught.value)
+    message = str(caught.value)
+    assert "written by Keras 99.1.0" in message
+    assert f"this is Keras {keras.__version__}" in message
+    assert "delete" not in message
 
 
 EXCHANGE = """if True:
@@ -274,7 +273,7 @@ EXCHANGE = """if True:
 def test_a_network_is_read_in_another_environment_with_other_versions(
     tmp_path, written_here
 ):
-    """What Colab's Keras has written, that of requirements.lock reads, and the other way round."""
+    """Colab's versions read what those of requirements.lock write, and vice versa."""
 
     def run(python, task):
         done = subprocess.run(
@@ -292,9 +291,9 @@ def test_a_network_is_read_in_another_environment_with_other_versions(
             if name.startswith("build_")
         }
 
-    writer, reader = [sys.executable, os.environ["OTHER_PYTHON"]][
-        :: 1 if written_here else -1
-    ]
+    writer, reader = sys.executable, os.environ["OTHER_PYTHON"]
+    if not written_here:
+        writer, reader = reader, writer
     written, read = run(writer, "write"), run(reader, "read")
     assert list(written) == ["build_baseline", "build_cnn"]
     for name, values in written.items():

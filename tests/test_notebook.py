@@ -1,4 +1,4 @@
-"""The whole notebook, run as a user runs it: alone in an empty folder, with other settings, section after section."""
+"""The whole notebook, run as users run it: alone, with other settings, in any order."""
 
 import csv
 import json
@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 import docs
+from cxr.sections import SECTIONS
 
 NOTEBOOK = build.TEXT.with_suffix(".ipynb")
 SMALLEST = {
@@ -30,7 +31,7 @@ SMALLEST = {
 
 
 def prepare(parameters):
-    """The notebook with these settings, as papermill would run it."""
+    """Return the notebook with these settings, as papermill would run it."""
     return papermill.parameterize.parameterize_notebook(
         papermill.iorw.load_notebook_node(str(NOTEBOOK)), parameters
     )
@@ -49,7 +50,7 @@ def sections(book):
 
 
 class Kernel:
-    """A running kernel with the notebook in it, to which sections and single lines can be sent."""
+    """A running kernel with the notebook, which runs sections and single lines."""
 
     def __init__(self, book, folder):
         self.book = book
@@ -65,7 +66,7 @@ class Kernel:
                     self.client.execute_cell(cell, number)
 
     def run_after_settings(self, part):
-        """Run a section from behind its cells of settings, which would undo a change."""
+        """Run a section without its cells of settings, which would undo a change."""
         cells, tags = self.parts[part], {"parameters", "injected-parameters"}
         start = max(
             (
@@ -80,20 +81,31 @@ class Kernel:
                 self.client.execute_cell(cell, number)
 
     def begin(self, part):
-        """Run a section as far as its `tour.start`, which says what it needs."""
+        """Run a section as far as `settings = section(…)`, which checks its inputs."""
         for number, cell in self.parts[part]:
             if cell.cell_type == "code":
                 self.client.execute_cell(cell, number)
-                if "tour.start(" in cell.source:
+                if f"section({part})" in cell.source:
                     return
 
     def refusal(self, part, run=None):
-        """Run a section until it ends or stops, or only `begin` it; return the last line of what stopped it, or ""."""
+        """Run a section, or only begin it; return the error that stopped it, or ""."""
         try:
             (run or self.run)(part)
         except nbclient.exceptions.CellExecutionError as error:
             return f"{error.ename}: {error.evalue}"
         return ""
+
+    def save_state(self):
+        """Keep what the sections have left, as a later section would replace it."""
+        self.line(
+            "import copy; kept = copy.deepcopy(section.runs), section.current, "
+            "{name: globals()[name] for one in section.sections "
+            "for name in one.results if name in globals()}"
+        )
+
+    def restore_state(self):
+        self.line("section.runs, section.current = kept[:2]; globals().update(kept[2])")
 
     def line(self, source):
         cell = nbformat.v4.new_code_cell(source)
@@ -113,7 +125,7 @@ def text_of(book):
 
 @pytest.fixture(scope="module")
 def kernel(phantoms, tmp_path_factory):
-    """The notebook, run whole on phantoms with the smallest settings; its kernel stays for more.
+    """The notebook, run whole on phantoms with the smallest settings; its kernel stays.
 
     This is the only whole run of `make test`: what is asked of an executed notebook is
     asked in this file, which one process runs.
@@ -179,6 +191,19 @@ def test_the_copy_of_the_whole_notebook_shows_what_came_out_of_each_section(kern
             assert any(cell.get("outputs") for _, cell in cells), number
 
 
+def list_keys(value, free=("settings", "versions", "counts", "files", "unreadable")):
+    """Return the keys of nested dictionaries, except those of settings and files."""
+    if not isinstance(value, dict):
+        return []
+    inner = [
+        key
+        for name, part in value.items()
+        for key in list_keys(part)
+        if name not in free
+    ]
+    return [*value, *inner]
+
+
 def test_metrics_json_keeps_its_contract(kernel):
     report = kernel.first
     assert (
@@ -186,25 +211,29 @@ def test_metrics_json_keeps_its_contract(kernel):
         and report["official_split"] is False
         and report["release"] == "none"
     )
-    assert set(report["classifiers"]) == {
-        "linear, only the frame",
-        "linear, thumbnails",
-        "baseline CNN",
-        "residual CNN",
+    assert report["schema"] == 1
+    assert set(report["models"]) == {
+        "linear_border",
+        "linear_thumbnail",
+        "baseline_cnn",
+        "residual_cnn",
     }
-    ours = report["classifiers"]["residual CNN"]
-    assert (ours["AUC"], ours["test AUC"]) == (
-        report["validation"]["auc"],
-        report["test"]["auc"],
-    ) and "AUC, conflicting" in ours
-    assert len(report["clues"]) == 7
+    cnn = report["models"]["residual_cnn"]
+    assert cnn["auc"] == report["validation"]["auc"]
+    assert cnn["test_auc"] == report["test"]["auc"]
+    assert "auc_bias_conflicting" in cnn
+    assert len(report["shortcuts"]) == 7
     assert (
         report["settings"]["IMAGE_SIZE"] == 32
         and report["versions"]["keras"]
         and report["device"]
     )
     assert report["counts"]["test"] == {"NORMAL": 60, "PNEUMONIA": 100}
-    assert len(report["seconds"]) == 10 and report["threshold"]["how"]
+    names = {section.name for section in SECTIONS}
+    assert set(report["seconds"]) == names
+    assert report["threshold"]["rule"]
+    assert report["thresholds"]["sensitivity"] == report["threshold"]["value"]
+    assert all(re.fullmatch("[a-z0-9_]+", key) for key in list_keys(report))
     for part in ("validation", "test"):
         for name in (
             "accuracy",
@@ -215,8 +244,9 @@ def test_metrics_json_keeps_its_contract(kernel):
             "auc",
             "average_precision",
         ):
-            one = report[part][name]
-            assert one["low"] <= one["value"] <= one["high"] or None in one.values()
+            estimate = report[part][name]
+            values = [estimate[key] for key in ("low", "value", "high")]
+            assert None in values or values == sorted(values)
 
 
 def test_the_metrics_follow_from_the_predictions(kernel):
@@ -227,16 +257,19 @@ def test_the_metrics_follow_from_the_predictions(kernel):
         own = [row for row in rows if row["split"] == part]
         labels = np.array([int(row["label"]) for row in own])
         probabilities = np.array([float(row["probability"]) for row in own])
-        answers = probabilities >= kernel.first["threshold"]["value"]
+        predicted = probabilities >= kernel.first["threshold"]["value"]
         report = kernel.first[part]
         assert (
-            report["confusion_matrix"] == sk.confusion_matrix(labels, answers).tolist()
+            report["confusion_matrix"]
+            == sk.confusion_matrix(labels, predicted).tolist()
         )
-        assert report["accuracy"]["value"] == pytest.approx((labels == answers).mean())
+        assert report["accuracy"]["value"] == pytest.approx(
+            (labels == predicted).mean()
+        )
         assert report["auc"]["value"] == pytest.approx(
             sk.roc_auc_score(labels, probabilities)
         )
-        assert report["f1"]["value"] == pytest.approx(sk.f1_score(labels, answers))
+        assert report["f1"]["value"] == pytest.approx(sk.f1_score(labels, predicted))
         assert all(("PNEUMONIA" in row["path"]) == (row["label"] == "1") for row in own)
 
 
@@ -267,10 +300,12 @@ def test_the_checkpoint_gives_the_same_probabilities_in_another_process(
         import keras, pandas
         from cxr.images import load_split
         from cxr.evaluation import predict_probabilities
-        rows = pandas.read_csv({str(kernel.out / "predictions.csv")!r}).query("split == 'test'")
+        rows = pandas.read_csv({str(kernel.out / "predictions.csv")!r})
+        rows = rows[rows.split == "test"]
         x, *_ = load_split({str(phantoms / "chest_xray")!r}, rows, 32, "again")
         model = keras.models.load_model({str(kernel.out / "best.keras")!r})
-        print("largest difference", abs(predict_probabilities(model, x) - rows.probability.to_numpy()).max())"""
+        differences = predict_probabilities(model, x) - rows.probability.to_numpy()
+        print("largest difference", abs(differences).max())"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
@@ -281,8 +316,7 @@ def test_phantoms_are_named_wherever_a_result_is_told(kernel):
     told = text_of(kernel.book)
     for sentence in (
         "PHANTOM radiographs",
-        r"On \d+ phantom radiographs held out",
-        r"Missed \d+ of \d+ phantom radiographs",
+        r"\d+ phantom radiographs in test are misclassified",
     ):
         assert re.search(sentence, told)
 
@@ -312,15 +346,18 @@ def aside(kernel):
 
 
 def test_each_section_run_alone_says_in_one_sentence_what_to_run(aside):
-    """In an empty kernel, and after section 0 alone; section 9 then works, from the records on disk."""
+    """In an empty kernel, and after section 0 alone; section 9 then shows older runs."""
     for section in range(1, 11):
-        assert (
-            aside.refusal(section)
-            == f"RuntimeError: Section {section} needs the tools and the settings: run section 0 first."
+        sentence = (
+            f"Section {section} needs what section 0 defines: run section 0 first."
         )
+        assert aside.refusal(section) == f"RuntimeError: {sentence}"
     aside.run(0)
     for section in (2, 3, 4, 5, 6, 7, 8, 10):
-        sentence = rf"RuntimeError: Section {section} needs what is made before: run sections? [\d, ]+ first\."
+        sentence = (
+            rf"RuntimeError: Section {section} needs the results of earlier sections: "
+            r"run sections? [\d, ]+ first\."
+        )
         assert re.fullmatch(sentence, aside.refusal(section))
     assert aside.refusal(9) == ""
     assert "reference" in aside.line(
@@ -329,21 +366,24 @@ def test_each_section_run_alone_says_in_one_sentence_what_to_run(aside):
 
 
 def try_all(kernel, sections):
-    """Begin these sections, each with the kernel's state kept; return {section: what refused it, or ""}."""
+    """Begin these sections, each from one state; return {section: refusal or ""}."""
     told = {}
     for section in sections:
-        kernel.line("import copy; kept = copy.deepcopy(tour.done)")
+        kernel.save_state()
         told[section] = kernel.refusal(section, kernel.begin)
-        kernel.line("tour.done = kept")
+        kernel.restore_state()
     return told
 
 
 def again(earlier, section):
-    return f"RuntimeError: Section {earlier} has been run since section {section}, with another result: run section {section} again."
+    return (
+        f"RuntimeError: Section {earlier} has run since section {section}, with "
+        f"another result: run section {section} again."
+    )
 
 
 def test_what_a_section_made_is_told_from_another_result_and_from_the_same(kernel):
-    """Some pairs (rerun, later section) in the notebook itself; tests/test_tour.py has the rules."""
+    """In the notebook itself, some pairs of sections; test_sections.py has the rules."""
     kernel.run(1, 2, 4)  # the same results
     assert set(try_all(kernel, range(1, 11)).values()) == {""}
 
@@ -401,11 +441,11 @@ def test_the_same_training_again_gives_the_same_and_stands_beside_the_first(kern
 def test_a_run_is_not_validated_on_images_that_it_may_have_learned_from(kernel):
     kernel.line("SPLIT_SEED = 1")
     kernel.run(4)
-    assert "held out other images" in kernel.refusal(7)
+    assert kernel.refusal(7).startswith("ValueError: The run ")
 
 
 def test_the_first_cell_installs_all_that_the_notebook_imports():
-    """Standard library aside, each import of any cell is in the list of the first code cell, or optional within a function."""
+    """Each import of any cell is listed, of the standard library, or optional."""
     import ast
 
     book = nbformat.read(NOTEBOOK, 4)
@@ -445,11 +485,11 @@ def test_the_first_cell_installs_all_that_the_notebook_imports():
 def test_bad_input_stops_a_section_with_one_clear_sentence(
     kernel, section, setting, value, message
 ):
-    kernel.line(
-        f"import copy; kept = copy.deepcopy(tour.done), {setting}; {setting} = {value!r}"
-    )
+    kernel.save_state()
+    kernel.line(f"before, {setting} = {setting}, {value!r}")
     assert message in kernel.refusal(section, kernel.run_after_settings)
-    kernel.line(f"tour.done, {setting} = kept")
+    kernel.line(f"{setting} = before")
+    kernel.restore_state()
 
 
 def test_the_notebook_is_committed_without_outputs_and_with_what_colab_needs():

@@ -1,4 +1,4 @@
-"""Phantoms: the same seed draws the same bytes, and the folder looks like the real set."""
+"""Phantoms are reproducible, and their folder looks like the real set."""
 
 import re
 import subprocess
@@ -36,39 +36,24 @@ def test_layout_names_and_sizes_are_those_of_the_real_set(phantoms):
         "val": 16,
         "test": 160,
     }
-    assert {
-        re.match(r"[A-Z2]+-?[IM]*|person", path.split("/")[-1])[0]
-        for path in files.path
-    } == {"IM-", "NORMAL2-IM", "person"}
+    names = [path.split("/")[-1] for path in files.path]
+    series = {re.match(r"[A-Z2]+-?[IM]*|person", name)[0] for name in names}
+    assert series == {"IM-", "NORMAL2-IM", "person"}
     assert files.groupby("patient").size().max() > 1
-    assert not set(files.patient[files.folder == "train"]) & set(
-        files.patient[files.folder == "test"]
-    )
-    sizes = np.array(
-        [Image.open(phantoms / "chest_xray" / path).size for path in files.path]
-    )
-    assert (
-        sizes[:, 0].min() >= 384
-        and sizes[:, 0].max() <= 2916
-        and sizes[:, 1].min() >= 127
-        and sizes[:, 1].max() <= 2713
-    )
-    assert sizes[:, 0].std() > 200
+    train_patients = set(files.patient[files.folder == "train"])
+    assert not train_patients & set(files.patient[files.folder == "test"])
+    sizes = [Image.open(phantoms / "chest_xray" / path).size for path in files.path]
+    widths, heights = np.transpose(sizes)
+    assert widths.min() >= 384 and widths.max() <= 2916
+    assert heights.min() >= 127 and heights.max() <= 2713
+    assert widths.std() > 200
 
 
 def test_masks_show_disease_where_there_is_some(phantoms):
     for path in sorted((phantoms / "masks/test").rglob("*.png"))[::4]:
+        image_path = phantoms / "chest_xray" / path.relative_to(phantoms / "masks")
+        image = cv2.imread(str(image_path.with_suffix(".jpeg")), cv2.IMREAD_GRAYSCALE)
         mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        image = cv2.imread(
-            str(
-                (
-                    phantoms
-                    / "chest_xray/test"
-                    / path.relative_to(phantoms / "masks/test")
-                ).with_suffix(".jpeg")
-            ),
-            0,
-        )
         assert mask.shape == image.shape
         assert mask.any() == ("PNEUMONIA" in path.parts)
 
@@ -89,57 +74,45 @@ def test_a_folder_that_exists_is_not_touched(tiny):
 def test_an_interrupted_drawing_leaves_no_folder_that_looks_whole(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        "cv2.imencode", lambda *_: (_ for _ in ()).throw(OSError("no space left"))
-    )
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("cv2.imencode", fail)
     with pytest.raises(OSError, match="no space"):
         write_phantoms(tmp_path / "chest_xray", 4, 2, 2)
     assert not (tmp_path / "chest_xray").exists()
 
 
 def test_the_command_draws_the_same_as_the_function(tiny, tmp_path):
+    def run(folder, *options):
+        command = [sys.executable, "-m", "cxr.phantoms", folder, *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
     numbers = ["--train=24", "--val=4", "--test=8", "--seed=2"]
-    command = [
-        sys.executable,
-        "-m",
-        "cxr.phantoms",
-        tmp_path / "new/chest_xray",
-        *numbers,
-    ]
+    folder = tmp_path / "new/chest_xray"
+    masks = tmp_path / "masks"
+    done = run(folder, *numbers, "--masks", masks)
+    assert done.returncode == 0
+    assert "36 phantom radiographs, which show no patient" in done.stdout
+    assert contents(folder) == contents(tiny)
+    names = {path.with_suffix("") for path in contents(folder)}
+    assert {path.with_suffix("") for path in contents(masks)} == names
+    again = run(folder, *numbers)
+    assert again.returncode != 0
+    assert "exists already" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_the_command_refuses_negative_numbers(tmp_path):
+    command = [sys.executable, "-m", "cxr.phantoms", tmp_path / "new", "--train=-1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (
-        done.returncode == 0
-        and "36 phantom radiographs, which show no patient" in done.stdout
-    )
-    assert contents(tmp_path / "new/chest_xray") == contents(tiny)
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (
-        again.returncode != 0
-        and "exists already" in again.stderr
-        and "Traceback" not in again.stderr
-    )
-    masked = [*command[:3], tmp_path / "third", *numbers, "--masks", tmp_path / "masks"]
-    assert subprocess.run(masked, capture_output=True, check=False).returncode == 0
-    assert contents(tmp_path / "third") == contents(tiny)
-    names = {path.with_suffix("") for path in contents(tmp_path / "third")}
-    assert {path.with_suffix("") for path in contents(tmp_path / "masks")} == names
-    refused = subprocess.run(
-        [*command[:3], tmp_path / "none", "--train=-1"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (
-        refused.returncode == 2
-        and "0 or more" in refused.stderr
-        and not (tmp_path / "none").exists()
-    )
+    assert done.returncode == 2 and "0 or more" in done.stderr
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("module", ["cxr.phantoms", "cxr.download"])
-def test_the_commands_say_how_to_use_them_at_once(tmp_path, module):
-    """That is, without importing what takes seconds; also where the user stands in another folder."""
-    told = subprocess.run(
+def test_the_commands_print_their_usage_at_once(tmp_path, module):
+    """Without importing what takes seconds, and from any folder."""
+    done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", module, "--help"],
         capture_output=True,
         text=True,
@@ -147,11 +120,11 @@ def test_the_commands_say_how_to_use_them_at_once(tmp_path, module):
         cwd=tmp_path,
     )
     assert (
-        told.returncode == 0
-        and told.stdout.startswith("usage: ")
+        done.returncode == 0
+        and done.stdout.startswith("usage: ")
         and not list(tmp_path.iterdir())
     )
-    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert {"argparse", "cxr", "tqdm"} <= imported
     assert (
         not {

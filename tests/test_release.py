@@ -1,4 +1,4 @@
-"""Which release of the set a folder holds, and what follows from it."""
+"""The release of the data set is identified, with the images only it has."""
 
 import hashlib
 
@@ -17,17 +17,18 @@ from cxr.dataset import (
 from cxr.release import ChestXray, count_images
 from cxr.split import group_patients, split_by_patient
 
-KAGGLE, MENDELEY, MIXED = (
-    "Kaggle's copy (of version 2)",
-    "Mendeley's version 3",
-    "mixed, with names of two releases",
-)
-# SHA-256 of the 67 names as they were found, sorted, a line each: not from the code that lists them
-DIGEST = "3d985854f6e0a0d375ba8bc7a4b00c2e14d9221d75a72fd057dcc9dcfd99aa18"
+KAGGLE = "Kaggle's copy (of version 2)"
+MENDELEY = "Mendeley's version 3"
+MIXED = "mixed, with names of two releases"
+# SHA-256 of the 67 names as they were found: sorted, one a line.
+KAGGLE_ONLY_SHA256 = "3d985854f6e0a0d375ba8bc7a4b00c2e14d9221d75a72fd057dcc9dcfd99aa18"
 
 
-def name_thirds():
-    """{folder: names} of 5,856 files named as in version 3: two images for each patient, and every third sick child also as viral."""
+def name_like_mendeley():
+    """Return {folder: names} of 5,856 files named as in version 3.
+
+    Each patient has two images. Every third image of pneumonia is viral.
+    """
     counts = {
         "train/NORMAL": 1349,
         "train/PNEUMONIA": 3883,
@@ -35,17 +36,20 @@ def name_thirds():
         "test/PNEUMONIA": 390,
     }
     names = {}
-    for place, (folder, count) in enumerate(counts.items()):
-        kinds = ("NORMAL",) if "NORMAL" in folder else ("BACTERIA", "BACTERIA", "VIRUS")
-        names[folder] = [
-            f"{kinds[image % len(kinds)]}-{1_000_000 * (place + 1) + 7 * (image // 2)}-{image % 2 + 1:04}.jpeg"
-            for image in range(count)
-        ]
+    for place, (folder, count) in enumerate(counts.items(), start=1):
+        findings = ["BACTERIA", "BACTERIA", "VIRUS"]
+        if "NORMAL" in folder:
+            findings = ["NORMAL"]
+        names[folder] = []
+        for image in range(count):
+            patient = 1_000_000 * place + 7 * (image // 2)
+            finding = findings[image % len(findings)]
+            names[folder].append(f"{finding}-{patient}-{image % 2 + 1:04}.jpeg")
     return names
 
 
-def name_tests():
-    """All names that Kaggle's healthy test films could have: two series, some with two images or a third number."""
+def possible_normal_names():
+    """Return all names that Kaggle's NORMAL test images could have."""
     plain = [
         f"{series}IM-{number:04}-0001"
         for series in ("", "NORMAL2-")
@@ -54,39 +58,41 @@ def name_tests():
     return [f"{name}{part}.jpeg" for name in plain for part in ("", "-0001", "-0002")]
 
 
-def name_kaggles():
-    """{folder: names} of 5,856 files named as at Kaggle, with the 67 among the healthy of test."""
-    rare = [
-        name
-        for name, marked in zip(name_tests(), kaggle_only_mask(tabulate(name_tests())))
-        if marked
-    ]
-    others = [
-        f"IM-{number:04}-0001.jpeg"
-        for number in range(111)
-        if f"IM-{number:04}-0001.jpeg" not in rare
-    ]
+def list_kaggle_only():
+    """Return the 67 names of NORMAL test images that only Kaggle's copy has."""
+    names = possible_normal_names()
+    mask = kaggle_only_mask(make_table(names))
+    return [name for name, is_kaggle_only in zip(names, mask) if is_kaggle_only]
+
+
+def name_like_kaggle():
+    """Return {folder: names} of 5,856 files named as in Kaggle's copy, with the 67."""
+    kaggle_only = list_kaggle_only()
+    others = [f"IM-{number:04}-0001.jpeg" for number in range(111)]
+    others = [name for name in others if name not in kaggle_only]
     others += [
         f"NORMAL2-IM-{number:04}-0002.jpeg"
-        for number in range(234 - len(rare) - len(others))
+        for number in range(234 - len(kaggle_only) - len(others))
     ]
-    sick = [
+    pneumonia = [
         f"person{number // 2}_{('bacteria', 'virus')[number % 2]}_{number}.jpeg"
         for number in range(4273)
     ]
-    healthy = [f"IM-{number:04}-0001.jpeg" for number in range(115, 1464)]
+    normal = [f"IM-{number:04}-0001.jpeg" for number in range(115, 1464)]
     return {
-        "train/NORMAL": healthy[8:],
-        "train/PNEUMONIA": sick[398:],
-        "val/NORMAL": healthy[:8],
-        "val/PNEUMONIA": sick[390:398],
-        "test/NORMAL": rare + others,
-        "test/PNEUMONIA": sick[:390],
+        "train/NORMAL": normal[8:],
+        "train/PNEUMONIA": pneumonia[398:],
+        "val/NORMAL": normal[:8],
+        "val/PNEUMONIA": pneumonia[390:398],
+        "test/NORMAL": kaggle_only + others,
+        "test/PNEUMONIA": pneumonia[:390],
     }
 
 
-def tabulate(names, folder="test/NORMAL"):
-    return pd.DataFrame({"path": [f"{folder}/{name}" for name in names]})
+def make_table(names, folder="test", label=0, path="test/NORMAL"):
+    """Return a table as of `list_images`, of files in one class folder."""
+    paths = [f"{path}/{name}" for name in names]
+    return pd.DataFrame({"folder": folder, "label": label, "path": paths})
 
 
 def lay_out(folder, tree):
@@ -97,8 +103,8 @@ def lay_out(folder, tree):
     return folder
 
 
-def judge(folder):
-    """What section 1 finds out: (table of the files, kind, release, official)."""
+def identify(folder):
+    """Return (table of the files, kind, release, official), as section 1 does."""
     files = list_images(folder)
     kind = identify_dataset(folder, files)
     release = identify_release(files, kind)
@@ -106,17 +112,19 @@ def judge(folder):
 
 
 @pytest.fixture(scope="module")
-def third(tmp_path_factory):
-    return lay_out(tmp_path_factory.mktemp("third") / "chest_xray", name_thirds())
+def mendeley_folder(tmp_path_factory):
+    return lay_out(
+        tmp_path_factory.mktemp("mendeley") / "chest_xray", name_like_mendeley()
+    )
 
 
 @pytest.fixture(scope="module")
-def second(tmp_path_factory):
-    return lay_out(tmp_path_factory.mktemp("second") / "chest_xray", name_kaggles())
+def kaggle_folder(tmp_path_factory):
+    return lay_out(tmp_path_factory.mktemp("kaggle") / "chest_xray", name_like_kaggle())
 
 
-def test_a_whole_tree_of_version_3_is_known_and_official(third):
-    files, kind, release, official = judge(third)
+def test_a_whole_tree_of_version_3_is_known_and_official(mendeley_folder):
+    files, kind, release, official = identify(mendeley_folder)
     assert (len(files), kind, release, official) == (
         5856,
         "chest-xray-pneumonia",
@@ -135,31 +143,27 @@ def test_a_whole_tree_of_version_3_is_known_and_official(third):
     assert (
         files.patient.nunique() == 675 + 1942 + 117 + 195
     )  # two images each, the last one of an odd number alone
-    told = describe_data(third, files, kind, release, official)
+    text = describe_data(mendeley_folder, files, kind, release, official)
     assert (
-        "5,856 files" in told
-        and "in the official split. " in told
-        and "those of MedMNIST: 67 of the 234 healthy test films" in told
+        "5,856 files" in text
+        and "in the official split. " in text
+        and "those of MedMNIST: 67 of the 234 NORMAL test images" in text
     )
 
 
-def test_no_patient_of_version_3_is_on_both_sides_of_a_split(third):
-    files = list_images(third)
-    pool = files[files.folder == "train"].reset_index(drop=True)
-    part = split_by_patient(
-        pool, group_patients(pool.patient, np.arange(len(pool))), 0.15, 0
-    )
-    sides = pd.Series(part).groupby(pool.patient).nunique()
-    assert (
-        (pool.groupby("patient").size() > 1).sum() > 2000
-        and sides.max() == 1
-        and set(part) == {"train", "val"}
-    )
+def test_no_patient_of_version_3_is_on_both_sides_of_a_split(mendeley_folder):
+    files = list_images(mendeley_folder)
+    files = files[files.folder == "train"].reset_index(drop=True)
+    assert (files.groupby("patient").size() > 1).sum() > 2000
+    groups = group_patients(files.patient, np.arange(len(files)))
+    split = split_by_patient(files, groups, 0.15, 0)
+    assert set(split) == {"train", "val"}
+    assert pd.Series(split).groupby(files.patient).nunique().max() == 1
 
 
-def test_a_whole_tree_of_kaggle_is_known_and_holds_the_67(second):
-    files, kind, release, official = judge(second)
-    assert count_images(second) == ChestXray.counts
+def test_a_whole_tree_of_kaggle_is_known_and_holds_the_67(kaggle_folder):
+    files, kind, release, official = identify(kaggle_folder)
+    assert count_images(kaggle_folder) == ChestXray.counts
     assert (len(files), kind, release, official) == (
         5856,
         "chest-xray-pneumonia",
@@ -173,22 +177,17 @@ def test_a_whole_tree_of_kaggle_is_known_and_holds_the_67(second):
     )
     assert (files[kaggle_only_mask(files)].path.str.startswith("test/NORMAL/")).all()
     assert "those of Kaggle notebooks: 67 of the 234" in describe_data(
-        second, files, kind, release, official
+        kaggle_folder, files, kind, release, official
     )
 
 
 def test_the_67_names_are_those_that_were_found():
-    marked = kaggle_only_mask(tabulate(name_tests()))
-    names = sorted(name for name, one in zip(name_tests(), marked) if one)
-    assert (
-        marked.dtype == bool
-        and marked.shape == (2394,)
-        and sum(name.startswith("IM-") for name in names) == 7
-    )
-    assert (
-        hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
-        == DIGEST
-    )
+    mask = kaggle_only_mask(make_table(possible_normal_names()))
+    assert mask.dtype == bool and mask.shape == (2394,)
+    names = sorted(list_kaggle_only())
+    assert sum(name.startswith("IM-") for name in names) == 7
+    lines = "".join(f"{name}\n" for name in names)
+    assert hashlib.sha256(lines.encode()).hexdigest() == KAGGLE_ONLY_SHA256
     assert {
         "IM-0022-0001.jpeg",
         "NORMAL2-IM-0173-0001-0002.jpeg",
@@ -196,53 +195,61 @@ def test_the_67_names_are_those_that_were_found():
     } < set(names)
 
 
-def test_the_67_are_films_of_test_and_another_test_folder_has_none():
-    names = [
-        name
-        for name, one in zip(name_tests(), kaggle_only_mask(tabulate(name_tests())))
-        if one
-    ]
-    assert (
-        not kaggle_only_mask(tabulate(names, "train/NORMAL")).any()
-        and not kaggle_only_mask(tabulate(names, "test/PNEUMONIA")).any()
-    )
-    assert kaggle_only_mask(tabulate([*names[3:], "scan.jpeg"])).tolist() == [
-        True
-    ] * 64 + [False]  # a few could not be read
-    assert not kaggle_only_mask(tabulate(names[:30])).any()  # as phantoms are named
-    assert kaggle_only_mask(tabulate([])).shape == (0,)
+def test_the_67_are_normal_test_images():
+    names = list_kaggle_only()
+    assert not kaggle_only_mask(make_table(names, folder="train")).any()
+    assert not kaggle_only_mask(make_table(names, label=1)).any()
+    # A few of them could not be read.
+    mask = kaggle_only_mask(make_table([*names[3:], "scan.jpeg"]))
+    assert mask.tolist() == [True] * 64 + [False]
 
 
-def test_two_releases_in_one_folder_are_told(second, tmp_path):
-    """Kaggle's train folder with the test folder of version 3: in number as it should be."""
+def test_another_test_folder_has_none_of_the_67():
+    """Such as phantoms, which have some of the names."""
+    assert not kaggle_only_mask(make_table(list_kaggle_only()[:30])).any()
+    assert kaggle_only_mask(make_table([])).shape == (0,)
+
+
+def test_the_67_are_found_whatever_the_names_of_their_folders():
+    mask = kaggle_only_mask(make_table(list_kaggle_only(), path="Testing/Normal"))
+    assert mask.all()
+
+
+def test_two_releases_in_one_folder_are_recognized(kaggle_folder, tmp_path):
+    """Kaggle's train folder with the test folder of version 3: the counts are right."""
     folder = lay_out(
         tmp_path / "chest_xray",
-        name_kaggles()
-        | {part: names for part, names in name_thirds().items() if "test" in part},
+        name_like_kaggle()
+        | {
+            part: names
+            for part, names in name_like_mendeley().items()
+            if "test" in part
+        },
     )
-    files, kind, release, official = judge(folder)
+    files, kind, release, official = identify(folder)
     assert (len(files), kind, release, official) == (
         5856,
         "chest-xray-pneumonia",
         MIXED,
         False,
     )
-    told = describe_data(folder, files, kind, release, official)
-    assert "may have two" in told and "Use one;" in told and "no published ones" in told
+    text = describe_data(folder, files, kind, release, official)
+    assert "may have two" in text and "use a single release" in text
+    assert "cannot be compared" in text
 
 
-def test_a_part_of_a_release_is_named_but_not_official(third, tmp_path):
+def test_a_part_of_a_release_is_named_but_not_official(mendeley_folder, tmp_path):
     folder = lay_out(
         tmp_path / "chest_xray",
-        {part: names[:20] for part, names in name_thirds().items()},
+        {part: names[:20] for part, names in name_like_mendeley().items()},
     )
-    files, kind, release, official = judge(folder)
+    files, kind, release, official = identify(folder)
     assert (release, official) == (MENDELEY, False)
-    assert "version 3, but not in the official numbers" in describe_data(
+    assert "version 3, but not with the official number" in describe_data(
         folder, files, kind, release, official
     )
 
 
 @pytest.mark.parametrize("kind", ["phantom", "other"])
-def test_other_data_are_of_no_release(second, kind):
-    assert identify_release(list_images(second), kind) == "none"
+def test_other_data_are_of_no_release(kaggle_folder, kind):
+    assert identify_release(list_images(kaggle_folder), kind) == "none"

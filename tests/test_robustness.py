@@ -1,15 +1,18 @@
-"""Changed films, and what a network answers to them."""
+"""Perturbed images, and what models predict for them."""
 
-import keras
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.batches import ImageBatches, perturb_batches
+from cxr.batches import ImageBatches
 from cxr.evaluation import compute_metrics
 from cxr.robustness import (
     add_perturbed_copies,
     aspect_ratio_correlation,
+    describe_aspect_ratio_use,
     evaluate_perturbations,
     keep_only_border,
     mask_border,
@@ -19,155 +22,185 @@ from cxr.robustness import (
 )
 
 
-def test_changed_pictures_are_what_their_names_say():
+def test_perturbed_images_are_what_their_names_say():
     ramp = np.tile(np.linspace(60, 190, 64, dtype=np.float32), (64, 1))
-    changed = {name: change(ramp) for name, change in perturbations(64).items()}
-    assert np.array_equal(changed["unchanged"], ramp) and all(
-        picture.shape == ramp.shape for picture in changed.values()
+    perturbed = {name: perturb(ramp) for name, perturb in perturbations(64).items()}
+    assert next(iter(perturbed)) == "unchanged"
+    assert np.array_equal(perturbed["unchanged"], ramp)
+    assert all(image.shape == ramp.shape for image in perturbed.values())
+    assert perturbed["half_contrast"].std() == pytest.approx(ramp.std() / 2, rel=1e-3)
+    assert perturbed["half_contrast"].mean() == pytest.approx(ramp.mean(), rel=1e-3)
+    assert perturbed["more_contrast"].std() > 1.5 * ramp.std()
+    assert perturbed["darker"].mean() < ramp.mean() < perturbed["brighter"].mean()
+    assert (perturbed["gamma_one_half"] > ramp).all()
+    dark = 255 * (60 / 255) ** 2
+    assert perturbed["gamma_two"][0, 0] == pytest.approx(dark, rel=1e-3)
+    assert np.ptp(perturbed["cropped_to_80_percent"]) == pytest.approx(104, abs=2)
+    assert np.ptp(perturbed["stretched_horizontally"]) == pytest.approx(104, abs=3)
+    assert perturbed["rotated_by_12_degrees"][32, 32] == pytest.approx(
+        ramp[32, 32], abs=2
     )
-    assert changed["half the contrast"].std() == pytest.approx(ramp.std() / 2, rel=1e-3)
-    assert changed["gamma 2"][0, 0] == pytest.approx(255 * (60 / 255) ** 2, rel=1e-3)
-    assert changed["cropped to 80 %"].max() - changed[
-        "cropped to 80 %"
-    ].min() == pytest.approx(0.8 * 130, abs=2)
-    taller = perturbations(64)["stretched by a quarter in height"](ramp.T)
-    assert (
-        taller.max() - taller.min() == pytest.approx(0.8 * 130, abs=3)
-        and abs(taller[32, 32] - ramp.T[32, 32]) < 2
-    )
-    assert changed["turned by 12 degrees"][32, 32] == pytest.approx(ramp[32, 32], abs=2)
-    assert (
-        changed["noisy"].std() > ramp.std()
-        and np.abs(changed["blurred"] - ramp).max() < 5
-    )
+    assert perturbed["noisy"].std() > ramp.std()
+    assert np.abs(perturbed["blurred"] - ramp).max() < 5
+    assert perturbed["border_masked"][0] == pytest.approx(ramp.mean(), rel=1e-5)
 
 
-def test_one_line_for_all_changes_costs_what_ranking_within_each_hides():
-    """Each change ranks its sick child above its healthy one; of the four pairs of all together, .3 against .4 is wrong."""
-    labels, changed = (
-        np.array([0, 1]),
-        {"unchanged": np.array([0.1, 0.3]), "brighter": np.array([0.4, 0.6])},
-    )
-    assert evaluate_perturbations(labels, changed, 0.5).auc.tolist() == [1, 1]
-    together = compute_metrics(*pool_perturbations(labels, changed), 0.5)
-    assert (together["auc"], together["sensitivity"], together["specificity"]) == (
-        0.75,
-        0.5,
-        1,
-    )
+def test_a_vertical_stretch_keeps_the_center():
+    ramp = np.tile(np.linspace(60, 190, 64, dtype=np.float32)[:, None], (1, 64))
+    stretched = perturbations(64)["stretched_vertically"](ramp)
+    assert np.ptp(stretched) == pytest.approx(0.8 * 130, abs=3)
+    assert abs(stretched[32, 32] - ramp[32, 32]) < 2
 
 
-def test_shifted_batches_change_the_images_and_nothing_else():
-    images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 1), np.uint8)
-    batches = ImageBatches([images], np.arange(10)[::-1], np.arange(10) % 2, 4)
-    brighter = perturb_batches(batches, lambda picture: picture + 60)
-    for number in range(3):
-        assert np.array_equal(
-            brighter[number][0], np.minimum(batches[number][0].astype(int) + 60, 255)
-        )
-        assert np.array_equal(brighter[number][1], batches[number][1])
+def test_a_marker_is_added_at_the_upper_left_and_can_be_removed():
+    functions = perturbations(96)
+    plain = np.full((96, 96), 30, np.float32)
+    marked = functions["marker_added"](plain)
+    assert marked[:20, :20].max() > 200
+    assert (marked[30:] == 30).all() and (marked[:, 30:] == 30).all()
+    spot = plain.copy()
+    spot[40:45, 4:9] = 220
+    assert functions["markers_removed"](spot).max() < 40
+    assert functions["sharpened"](spot).max() > 220
 
 
-def test_a_training_is_watched_on_films_as_they_are_and_with_every_change_equally_often():
+def test_pooling_shows_the_cost_of_one_threshold_for_all_perturbations():
+    """Each perturbation alone is ranked perfectly; of all four pairs, one is not."""
+    labels = np.array([0, 1])
+    predictions = {"darker": np.array([0.1, 0.3]), "brighter": np.array([0.4, 0.6])}
+    assert evaluate_perturbations(labels, predictions, 0.5).auc.tolist() == [1, 1]
+    pooled = compute_metrics(*pool_perturbations(labels, predictions), 0.5)
+    assert pooled["auc"] == 0.75
+    assert pooled["sensitivity"] == 0.5
+    assert pooled["specificity"] == 1
+
+
+def test_copies_go_through_every_perturbation_equally_often():
     images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 1), np.uint8)
-    batches = ImageBatches(
-        [images], np.arange(12)[::-1], np.arange(12) % 2, 5, devices=2
-    )
-    varied = add_perturbed_copies(batches, 3)
-    seen, labels, weights = (
-        np.concatenate(parts)
-        for parts in zip(*(varied[number] for number in range(len(varied))))
-    )
-    seen, labels = seen[weights > 0], labels[weights > 0]
-    assert (
-        len(varied) == 8
-        and np.array_equal(seen[:12], images[::-1])
-        and np.array_equal(labels[:12], batches.labels)
-    )
-    assert labels[12:].tolist() == np.repeat(batches.labels, 3).tolist()
-    expected, counts = (
-        [change for name, change in perturbations(32).items() if name != "unchanged"],
-        np.zeros(18, int),
-    )
-    for place, picture in enumerate(seen[12:]):
-        own = images[::-1][place // 3, :, :, 0].astype(np.float32)
-        alike = [
-            np.array_equal(np.clip(np.round(change(own)), 0, 255), picture[:, :, 0])
-            for change in expected
-        ]
-        counts[np.flatnonzero(alike)] += 1
-    assert set(counts) == {2}  # 36 pictures, 18 changes
+    rows = np.arange(12)[::-1]
+    batches = ImageBatches([images], rows, np.arange(12) % 2, 5, devices=2)
+    extended = add_perturbed_copies(batches, 3)
+    parts = [extended[number] for number in range(len(extended))]
+    assert {len(part[0]) for part in parts} == {6}
+    weights = np.concatenate([part[2] for part in parts])
+    seen = np.concatenate([part[0] for part in parts])[weights > 0]
+    labels = np.concatenate([part[1] for part in parts])[weights > 0]
+    assert len(seen) == 12 + 36
+    assert np.array_equal(seen[:12], images[::-1])
+    assert np.array_equal(labels[:12], batches.labels)
+    assert np.array_equal(labels[12:], np.repeat(batches.labels, 3))
+
+    functions = list(perturbations(32).values())[1:]
+    counts = np.zeros(len(functions), int)
+    for place, copy in enumerate(seen[12:]):
+        original = images[rows[place // 3], :, :, 0].astype(np.float32)
+        for number, perturb in enumerate(functions):
+            expected = np.clip(np.round(perturb(original)), 0, 255)
+            counts[number] += np.array_equal(expected, copy[:, :, 0])
+    assert len(functions) == 18
+    assert set(counts) == {2}
 
 
-def test_a_network_that_sees_the_mean_gray_answers_to_brightness_and_not_to_a_turn():
-    """Its logit is a tenth of how far the mean gray level lies above 128."""
-    inputs = keras.Input((32, 32, 1))
-    x = keras.layers.GlobalAveragePooling2D()(
-        keras.layers.Rescaling(0.1, offset=-12.8)(inputs)
-    )
-    model = keras.Model(inputs, keras.layers.Activation("sigmoid")(x))
+def predict_mean(batches):
+    """Return the mean gray level of each image of ImageBatches."""
+    images = [batches[number][0] for number in range(len(batches))]
+    return np.concatenate(images).mean(axis=(1, 2, 3))[: len(batches.rows)]
+
+
+def test_every_perturbation_is_predicted():
+    """A model of the mean gray level follows brightness, and ignores a rotation."""
     levels = np.array([100, 120, 140, 160], np.uint8)
     images = np.tile(levels[:, None, None, None], (1, 32, 32, 1))
-    changed = predict_perturbed(
-        model, ImageBatches([images], np.array([3, 0]), np.array([1, 0]), 2)
-    )
-    assert list(changed) == list(perturbations(32))
-    for name, gray in {
-        "unchanged": (160, 100),
-        "brighter, clipped": (220, 160),
-        "darker, clipped": (100, 40),
-        "turned by 12 degrees": (160, 100),
-        "half the contrast": (160, 100),
-    }.items():
-        assert changed[name] == pytest.approx(
-            1 / (1 + np.exp(-(np.array(gray) - 128) / 10)), rel=1e-3
-        ), name
+    batches = ImageBatches([images], np.array([3, 0]), np.array([1, 0]), 2)
+    predictions = predict_perturbed(predict_mean, batches)
+    assert list(predictions) == list(perturbations(32))[1:]
+    assert predictions["brighter"].tolist() == [220, 160]
+    assert predictions["darker"].tolist() == [100, 40]
+    assert predictions["rotated_by_12_degrees"].tolist() == [160, 100]
+    assert predictions["half_contrast"].tolist() == [160, 100]
 
 
-def test_the_frame_is_hidden_or_kept():
-    picture = np.random.default_rng(0).uniform(0, 255, (50, 50)).astype("float32")
-    hidden, kept = mask_border(picture), keep_only_border(picture)
-    assert np.allclose(
-        hidden[6:-6, 6:-6], picture[6:-6, 6:-6], rtol=0, atol=1e-4
-    ) and np.allclose(hidden[:6], picture.mean())
-    assert np.array_equal(kept[:6], picture[:6]) and np.array_equal(
-        kept[:, -6:], picture[:, -6:]
-    )
-    assert np.allclose(kept[6:-6, 6:-6], picture.mean())
+def test_the_border_is_masked_or_kept():
+    image = np.random.default_rng(0).uniform(0, 255, (50, 50)).astype("float32")
+    masked = mask_border(image)
+    kept = keep_only_border(image)
+    assert np.array_equal(masked[6:-6, 6:-6], image[6:-6, 6:-6])
+    assert np.allclose(masked[:6], image.mean())
+    assert np.array_equal(kept[:6], image[:6])
+    assert np.array_equal(kept[:, -6:], image[:, -6:])
+    assert np.allclose(kept[6:-6, 6:-6], image.mean())
 
 
-def test_an_answer_that_follows_the_shape_is_noticed():
-    generator = np.random.default_rng(0)
-    files = pd.DataFrame(
+@pytest.fixture
+def files():
+    """150 images a class, of many aspect ratios."""
+    return pd.DataFrame(
         {
-            "width": generator.uniform(100, 200, 300),
+            "width": np.random.default_rng(0).uniform(100, 200, 300),
             "height": 100.0,
             "label": np.arange(300) % 2,
             "patient": np.arange(300),
         }
     )
-    logits = np.where(files.label == 1, (files.width - 150) / 20, 0) + generator.normal(
-        0, 0.5, 300
-    )
-    sick, said = files.label == 1, 1 / (1 + np.exp(-logits))
-    assert aspect_ratio_correlation(files[sick], said[sick], 200, 0)[1] > 0.8
-    _, low, high = aspect_ratio_correlation(files[~sick], said[~sick], 200, 0)
-    assert low < 0 < high
-    assert all(
-        np.isnan(
-            aspect_ratio_correlation(
-                files[~sick].assign(width=100.0), said[~sick], 20, 0
-            )
-        )
-    )
 
 
-def test_the_correlation_with_the_shape_is_spearmans():
-    """Ranks of width / height 1 2 3 4 5 and of the answer 2 1 3 5 4: 1 - 6 x 4 / (5 x 24)."""
+@pytest.fixture
+def probabilities(files):
+    """Probabilities that follow the aspect ratio among PNEUMONIA only."""
+    noise = np.random.default_rng(1).normal(0, 0.5, 300)
+    logits = np.where(files.label == 1, (files.width - 150) / 20, 0) + noise
+    return 1 / (1 + np.exp(-logits))
+
+
+def test_predictions_that_follow_the_aspect_ratio_are_noticed(files, probabilities):
+    pneumonia = files.label == 1
+    follows = aspect_ratio_correlation(
+        files[pneumonia], probabilities[pneumonia], 200, 0
+    )
+    assert follows["low"] > 0.8
+    normal = aspect_ratio_correlation(
+        files[~pneumonia], probabilities[~pneumonia], 200, 0
+    )
+    assert normal["low"] < 0 < normal["high"]
+
+    settings = SimpleNamespace(BOOTSTRAP_SAMPLES=200, SEED=0)
+    text = describe_aspect_ratio_use(files, probabilities, settings)
+    normal_text, pneumonia_text = text.split("\n")
+    assert normal_text.startswith("NORMAL") and "not significant" in normal_text
+    assert pneumonia_text.startswith("PNEUMONIA")
+    assert "not significant" not in pneumonia_text
+    assert f"{follows['value']:.2f}" in pneumonia_text
+
+
+def test_the_correlation_with_the_aspect_ratio_is_spearmans():
+    """Ranks 1 2 3 4 5 and 2 1 3 5 4: 1 − 6 × 4 / (5 × 24)."""
     files = pd.DataFrame(
         {"width": [50, 60, 70, 80, 900], "height": 50, "patient": list("abcde")}
     )
-    value, low, high = aspect_ratio_correlation(
-        files, np.array([0.2, 0.1, 0.3, 0.99, 0.4]), 50, 0
-    )
-    assert value == pytest.approx(0.8) and low <= value <= high
+    probabilities = np.array([0.2, 0.1, 0.3, 0.99, 0.4])
+    estimate = aspect_ratio_correlation(files, probabilities, 50, 0)
+    assert estimate["value"] == pytest.approx(0.8)
+    assert estimate["low"] <= estimate["value"] <= estimate["high"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 150])
+def test_images_of_one_aspect_ratio_have_no_correlation(files, probabilities, count):
+    """Nor have no images, or one."""
+    squares = files[files.label == 0].assign(width=100.0)[:count]
+    settings = SimpleNamespace(BOOTSTRAP_SAMPLES=20, SEED=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimate = aspect_ratio_correlation(squares, probabilities[:count], 20, 0)
+        text = describe_aspect_ratio_use(squares, probabilities[:count], settings)
+    assert np.isnan(list(estimate.values())).all()
+    for sentence in text.split("\n"):
+        assert "no correlation" in sentence
+
+
+def test_two_images_have_a_correlation():
+    """In half of the bootstrap samples, one of them is drawn twice."""
+    files = pd.DataFrame({"width": [50, 60], "height": 50, "patient": ["a", "b"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimate = aspect_ratio_correlation(files, np.array([0.2, 0.1]), 20, 0)
+    assert list(estimate.values()) == pytest.approx([-1, -1, -1])

@@ -53,6 +53,9 @@ def test_a_folder_may_begin_with_a_tilde_or_be_left_out(monkeypatch):
         ("EPOCH=3", "there is no setting EPOCH"),
         ("EPOCHS", "there is no setting EPOCHS"),
         ("PRESETS={}", "there is no setting PRESETS"),
+        ("GEOMETRY=fit", "GEOMETRY is now called RESIZE_MODE, and its value 'fit'"),
+        ("RESAMPLES=50", "RESAMPLES is now called BOOTSTRAP_SAMPLES"),
+        (r"OUTPUT_DIR=C:\Users\me", r"OUTPUT_DIR is 'C:\\Users\\me', but it should"),
         (
             "DATA_DIR=~nobody-of-this-name/x",
             "DATA_DIR is '~nobody-of-this-name/x', but",

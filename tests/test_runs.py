@@ -1,8 +1,15 @@
-"""The record of a run on disk: it is written whole, refused where it does not fit, and read with what is damaged told apart."""
+"""The record of a run on disk: written atomically, verified, and read with care.
+
+A damaged record, or one of another training, is refused by name.
+"""
 
 import errno
+import functools
 import json
+import shutil
+import tempfile
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import crash_points
@@ -12,10 +19,11 @@ import pandas as pd
 import pytest
 
 from cxr.batches import ImageBatches
+from cxr.calibration import calibrate_model
 from cxr.evaluation import metrics_with_ci
 from cxr.models import build_baseline
-from cxr.robustness import perturbations, predict_perturbed
 from cxr.runs import (
+    check_run_folder,
     list_runs,
     load_run,
     lock_run,
@@ -24,13 +32,25 @@ from cxr.runs import (
     read_run,
     read_verified,
     save_predictions,
-    validate_run,
+    save_validation,
     validation_set_id,
 )
 from cxr.storage import StorageError, recover_interrupted_write, short_hash, to_json
 from cxr.training import TrainingRun
 
-SETTINGS = {"RUN_NAME": "", "EPOCHS": 3, "SEED": 0, "BOOTSTRAP_SAMPLES": 100}
+SETTINGS = {
+    "RUN_NAME": "first",
+    "IMAGE_SIZE": 32,
+    "RESIZE_MODE": "stretch",
+    "EPOCHS": 3,
+    "AUGMENT": True,
+    "AUG_AFFINE": 1.0,
+    "LEARNING_RATE": 0.001,
+    "OUTPUT_DIR": "outputs",
+    "BASELINE_EPOCHS": 2,
+    "SEED": 0,
+    "BOOTSTRAP_SAMPLES": 100,
+}
 LABELS = np.arange(40) % 2
 FILES = pd.DataFrame(
     {
@@ -42,24 +62,33 @@ FILES = pd.DataFrame(
         "split": "val",
     }
 )
+PROBABILITIES = np.array([0.1, 0.9, 1 / 3, 0.7])
+METRICS = {
+    name: {"value": 0.8, "low": 0.7, "high": 0.9}
+    for name in ("auc", "accuracy", "sensitivity", "specificity")
+}
+EVALUATION = {
+    "threshold": 0.4,
+    "temperature": 1.5,
+    "shift": 0.2,
+    "calibration_error": {"before": 0.1, "after": 0.05},
+    "validation": METRICS,
+}
 
 
-def answer(strength, seed):
-    """Made-up probabilities for LABELS: the signal is `strength` times the noise."""
-    return 1 / (
-        1
-        + np.exp(
-            -(
-                strength * (LABELS - 0.5)
-                + np.random.default_rng(seed).normal(size=len(LABELS))
-            )
-        )
-    )
+def make_settings(**changes):
+    return SimpleNamespace(**{**SETTINGS, **changes})
+
+
+def predict_with(strength, seed):
+    """Return probabilities for LABELS: the signal is `strength` times the noise."""
+    noise = np.random.default_rng(seed).normal(size=len(LABELS))
+    return 1 / (1 + np.exp(-(strength * (LABELS - 0.5) + noise)))
 
 
 @pytest.fixture
 def add(tmp_path):
-    """A function that puts a run into tmp_path/runs, as sections 6 and 7 leave it."""
+    """Return a function that writes a run to tmp_path/runs as sections 6 and 7 do."""
 
     def add(
         name,
@@ -67,42 +96,44 @@ def add(tmp_path):
         trained="2026-01-02",
         validated=None,
         data="phantom",
-        holdout="aaaa1111",
+        validation_set="aaaa1111",
         width=60,
     ):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True, exist_ok=True)
-        patients = np.array([f"person{number}" for number in range(len(LABELS))])
+        numbers = range(len(LABELS))
         files = pd.DataFrame(
             {
-                "path": [f"train/{number:04}.jpeg" for number in range(len(LABELS))],
+                "path": [f"train/{number:04}.jpeg" for number in numbers],
                 "label": LABELS,
-                "patient": patients,
+                "patient": [f"person{number}" for number in numbers],
                 "width": width,
                 "height": 50,
             }
         )
-        pd.DataFrame(
+        history = pd.DataFrame(
             {"epoch": [1, 2, 3], "val_loss": [3, 1, 2], "val_auc": 0.9, "loss": 1}
-        ).to_csv(folder / "history.csv", index=False)
+        )
+        history.to_csv(folder / "history.csv", index=False)
+        digest = short_hash((folder / "history.csv").read_bytes())
         record = {
+            "schema": 1,
             "name": name,
             "trained": trained,
             "data": data,
-            "val": holdout,
+            "validation_set": validation_set,
             "settings": SETTINGS | {"RUN_NAME": name},
             "epochs": 3,
             "seconds": 90,
             "best_epoch": 2,
+            "files": {"history.csv": digest},
         }
         if probabilities is not None:
-            record |= {
-                "threshold": 0.5,
-                "validation": metrics_with_ci(
-                    LABELS, probabilities, patients, 0.5, 10, 0
-                ),
-            }
-            save_predictions(folder, record, files, probabilities)
+            metrics = metrics_with_ci(
+                LABELS, probabilities, files.patient, 0.5, bootstrap_samples=10, seed=0
+            )
+            record |= {"threshold": 0.5, "validation": metrics}
+            record = save_predictions(folder, record, files, probabilities)
         if validated:
             record["validated"] = validated
         (folder / "run.json").write_text(to_json(record))
@@ -111,556 +142,639 @@ def add(tmp_path):
     return add
 
 
-def finish(folder, size=32):
-    """A training of the baseline in `folder` that has ended, as section 6 leaves it; return (its network, its run)."""
-    model, batches = build_baseline(size), make_holdout(size)
+@functools.cache
+def make_network(number):
+    """Return (network, content of its file), one for each number."""
+    model = build_baseline(32)
     model.compile("sgd")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    model.save(folder.parent / "saved.keras")
-    about = {"data": "phantom", "val": validation_set_id(FILES)}
+    weights = [weight + number for weight in model.get_weights()]
+    model.set_weights(weights)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "saved.keras")
+        return model, (Path(folder) / "saved.keras").read_bytes()
+
+
+def finish_training(folder, number=0, **settings):
+    """Leave in `folder` what section 6 leaves after training network `number`.
+
+    Return (network, TrainingRun).
+    """
+    model, content = make_network(number)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
+    batches = ImageBatches([images], np.arange(4), FILES.label.to_numpy(), 4)
+    about = {"data": "phantom", "validation_set": validation_set_id(FILES)}
     with TrainingRun(
-        folder, model, [], 2, batches, batches, SimpleNamespace(**SETTINGS), about
+        folder, model, [], 2, batches, batches, make_settings(**settings), about
     ) as run:
         run.rows = [
             {"epoch": 1, "val_loss": 0.7, "val_auc": 0.5, "seconds": 1},
             {"epoch": 2, "val_loss": 0.8, "val_auc": 0.6, "seconds": 2.5},
         ]
-        run.best = (folder.parent / "saved.keras").read_bytes()
-    (folder.parent / "saved.keras").unlink()
+        run.best = content
     return model, run
 
 
-def make_holdout(size=32):
-    return ImageBatches(
-        [np.random.default_rng(0).integers(0, 256, (4, size, size, 1), np.uint8)],
-        np.arange(4),
-        FILES.label.to_numpy(),
-        4,
-    )
+def evaluate(folder, trained=None):
+    """Do what section 7 does with a run; return (calibrated network, record)."""
+    model, record = load_run(folder, make_settings(), validation_set_id(FILES))
+    calibrate_model(model, EVALUATION["temperature"], EVALUATION["shift"])
+    record = save_validation(folder, record | EVALUATION, FILES, PROBABILITIES, trained)
+    return model, record
+
+
+# Training and loading
 
 
 def test_a_finished_run_is_a_network_a_history_and_a_record(tmp_path):
-    model, _ = finish(tmp_path / "runs/first")
-    assert sorted(crash_points.look(tmp_path / "runs/first")) == [
+    folder = tmp_path / "runs/first"
+    model, _ = finish_training(folder)
+    assert sorted(crash_points.read_files(folder)) == [
         "best.keras",
         "history.csv",
         "run.json",
     ]
-    record = json.loads((tmp_path / "runs/first/run.json").read_text())
-    assert {
-        key: record[key]
-        for key in (
-            "name",
-            "data",
-            "settings",
-            "epochs",
-            "ended",
-            "seconds",
-            "best_epoch",
-        )
-    } == {
+    record = json.loads((folder / "run.json").read_text())
+    expected = {
+        "schema": 1,
         "name": "first",
         "data": "phantom",
+        "validation_set": validation_set_id(FILES),
         "settings": SETTINGS,
         "epochs": 2,
         "ended": "all epochs",
         "seconds": 2.5,
         "best_epoch": 1,
     }
-    loaded, _ = load_run(tmp_path / "runs/first", 32, validation_set_id(FILES))
-    assert all(
-        np.array_equal(one, other)
-        for one, other in zip(loaded.get_weights(), model.get_weights())
-    )
-    with pytest.raises(ValueError, match="held out other images"):
-        load_run(tmp_path / "runs/first", 32, validation_set_id(FILES[1:]))
-    with pytest.raises(
-        ValueError, match="trained at 32 pixels and the images are loaded at 48"
-    ):
-        load_run(tmp_path / "runs/first", 48, validation_set_id(FILES))
-    with pytest.raises(
-        ValueError,
-        match="'first' was trained with RESIZE_MODE 'squash' and the images are loaded with 'crop': run section 6",
-    ):
-        load_run(tmp_path / "runs/first", 32, validation_set_id(FILES), "center_crop")
-    for name in ("second", "first/deeper"):
-        with pytest.raises(
-            FileNotFoundError,
-            match=rf"no finished run in .*{name}: run section 6 first",
-        ):
-            validate_run(
-                tmp_path / "runs" / name,
-                make_holdout(),
-                FILES,
-                SimpleNamespace(**SETTINGS),
-            )
-        assert not (tmp_path / "runs" / name).exists()
+    assert {name: record[name] for name in expected} == expected
+    loaded, record = load_run(folder, make_settings(), validation_set_id(FILES))
+    for weights, saved in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, saved)
+    assert record["network"] == "baseline"
+    assert record["parameters"] == model.count_params()
 
 
-def test_the_holdout_is_known_by_its_paths_in_any_order():
+@pytest.mark.parametrize(
+    ("settings", "files", "message"),
+    [
+        ({}, FILES[1:], "'first' was trained with another validation set"),
+        (
+            {"IMAGE_SIZE": 48},
+            FILES,
+            "trained at 32 pixels and the images are loaded at 48",
+        ),
+        (
+            {"RESIZE_MODE": "pad"},
+            FILES,
+            "RESIZE_MODE 'stretch' and the images are loaded with 'pad': run section 6",
+        ),
+    ],
+)
+def test_a_run_on_other_images_is_refused(tmp_path, settings, files, message):
+    finish_training(tmp_path / "runs/first")
+    with pytest.raises(ValueError, match=message):
+        load_run(
+            tmp_path / "runs/first", make_settings(**settings), validation_set_id(files)
+        )
+
+
+@pytest.mark.parametrize("name", ["second", "first/deeper"])
+def test_a_run_that_is_not_there_is_named_and_no_folder_is_made(tmp_path, name):
+    finish_training(tmp_path / "runs/first")
+    message = rf"no finished run in .*{name}: run section 6 first"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_run(tmp_path / "runs" / name, make_settings(), "aaaa1111")
+    assert not (tmp_path / "runs" / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "current", "named"),
+    [
+        ("first", {}, {}, []),
+        (
+            "first",
+            {"LEARNING_RATE": 0.01},
+            {"EPOCHS": 9},
+            ["LEARNING_RATE 0.01 (now 0.001)", "EPOCHS 3 (now 9)"],
+        ),
+        # Settings without an effect on this training.
+        ("first", {"BOOTSTRAP_SAMPLES": 50}, {"BASELINE_EPOCHS": 1}, []),
+        ("first", {"OUTPUT_DIR": "elsewhere"}, {"RUN_NAME": "other"}, []),
+        (
+            "first",
+            {"AUGMENT": False},
+            {"AUG_AFFINE": 0.5},
+            ["AUGMENT False (now True)"],
+        ),
+        ("baseline", {"EPOCHS": 9}, {"AUGMENT": False}, []),
+        ("baseline", {}, {"BASELINE_EPOCHS": 5}, ["BASELINE_EPOCHS 2 (now 5)"]),
+    ],
+)
+def test_settings_that_differ_from_the_current_ones_are_named(
+    tmp_path, capsys, name, trained, current, named
+):
+    """As after a training that was stopped in its first epoch: the old run is there."""
+    finish_training(tmp_path / "runs" / name, **trained)
+    settings = make_settings(**current)
+    load_run(tmp_path / "runs" / name, settings, validation_set_id(FILES))
+    printed = capsys.readouterr().out
+    assert all(change in printed for change in named)
+    assert printed.count("(now ") == len(named)
+    if named:
+        assert f"'{name}' was trained with other settings" in printed
+    else:
+        assert printed == ""
+
+
+def test_a_validation_set_is_identified_by_its_paths_in_any_order():
     assert validation_set_id(FILES) == validation_set_id(FILES[::-1])
-    assert validation_set_id(FILES) != validation_set_id(
-        FILES.assign(split=["train", *["val"] * 3])
-    )
+    other = FILES.assign(split=["train", *["val"] * 3])
+    assert validation_set_id(FILES) != validation_set_id(other)
 
 
-def test_section_7_keeps_the_answers(tmp_path):
-    folder, holdout = tmp_path / "runs/baseline", make_holdout()
-    model, _ = finish(folder)
-    validated, _, changed = validate_run(
-        folder, holdout, FILES, SimpleNamespace(**SETTINGS)
-    )
-    probabilities = changed["unchanged"]
+def test_a_run_whose_name_differs_in_letter_case_only_is_refused(tmp_path):
+    check_run_folder(tmp_path / "runs", "first")  # there is no run yet
+    for name in ("first", "Second run", "über"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    for name in ("first", "Second run", "third", "firs", "über"):
+        check_run_folder(tmp_path / "runs", name)
+    for name, existing in {
+        "First": "first",
+        "second RUN": "Second run",
+        "Über": "über",
+    }.items():
+        message = f"RUN_NAME is '{name}', but .* has a run '{existing}'"
+        with pytest.raises(ValueError, match=message):
+            check_run_folder(tmp_path / "runs", name)
+
+
+# Validation
+
+
+def test_section_7_saves_the_predictions(tmp_path):
+    folder = tmp_path / "runs/first"
+    finish_training(folder)
+    _, record = evaluate(folder)
     [run] = list_runs(tmp_path / "runs")
-    assert run["answers"].path.tolist() == list("abcd") and run[
-        "answers"
-    ].patient.tolist() == list("xzyw")
-    assert run["answers"].probability.tolist() == probabilities[[1, 3, 2, 0]].tolist()
-    stored = json.loads((folder / "run.json").read_text())
-    assert (stored["network"], stored["parameters"]) == (
-        "baseline",
-        model.count_params(),
-    )
-    assert set(stored["validation"]) == {
-        "accuracy",
-        "sensitivity",
-        "specificity",
-        "precision",
-        "f1",
-        "auc",
-        "average_precision",
-    }
-    labels = FILES.label
-    sick, healthy = (
-        np.concatenate([said[labels == label] for said in changed.values()])
-        for label in (1, 0)
-    )
-    assert len(sick) == len(healthy) == 2 * len(perturbations(32)) > 20
-
-    def worth(threshold):
-        return 2 * (sick >= threshold).mean() + (healthy < threshold).mean()
-
-    assert worth(stored["threshold"]) == pytest.approx(
-        max(worth(step) for step in [*sick, *healthy])
-    )
+    assert run["predictions"].path.tolist() == list("abcd")
+    assert run["predictions"].patient.tolist() == list("xzyw")
+    expected = PROBABILITIES[[1, 3, 2, 0]].tolist()
+    assert run["predictions"].probability.tolist() == expected
     assert not list(folder.glob("*unfinished*"))
-    again, _, _ = validate_run(
-        folder, holdout, FILES, SimpleNamespace(**SETTINGS)
-    )  # begins from the uncalibrated network
-    assert all(
-        np.array_equal(one, other)
-        for one, other in zip(again.get_weights(), validated.get_weights())
+    stored = json.loads((folder / "run.json").read_text())
+    assert stored == record
+    assert stored == stored | EVALUATION | {"network": "baseline"}
+    assert stored["validated"] >= stored["trained"]
+
+
+def test_saving_the_validation_leaves_the_given_record_unchanged(tmp_path):
+    folder = tmp_path / "runs/first"
+    finish_training(folder)
+    _, record = load_run(folder, make_settings(), validation_set_id(FILES))
+    record |= EVALUATION
+    before = json.dumps(record)
+    save_validation(folder, record, FILES, PROBABILITIES)
+    assert json.dumps(record) == before
+
+
+def test_a_file_name_with_a_line_break_is_read_back_unchanged(tmp_path):
+    folder = tmp_path / "runs/first"
+    finish_training(folder)
+    names = ["a\rb.jpeg", "c\nd.jpeg", "\r.jpeg", "NA"]
+    _, record = load_run(folder, make_settings(), validation_set_id(FILES))
+    files = FILES.assign(path=names, patient=names)
+    save_validation(folder, record | EVALUATION, files, PROBABILITIES)
+    [run] = list_runs(tmp_path / "runs")
+    assert run["exclusion_reason"] == ""
+    predictions = run["predictions"].set_index("path").loc[names]
+    assert predictions.patient.tolist() == names
+    assert predictions.probability.tolist() == PROBABILITIES.tolist()
+
+
+def test_predictions_and_record_are_replaced_together(add, tmp_path):
+    folder = add("first", predict_with(1, 0))
+    record, _ = read_record(folder)
+    files = pd.read_csv(folder / "validation.csv", dtype={"path": str, "patient": str})
+    probabilities = predict_with(1, 5)
+    states = crash_points.list_crash_states(
+        folder,
+        lambda: save_predictions(
+            folder, record | {"threshold": 0.25}, files, probabilities
+        ),
     )
+    thresholds = []
+    for number, state in enumerate(states):
+        crash_points.restore(tmp_path / f"again{number}/first", state)
+        [run] = list_runs(tmp_path / f"again{number}")
+        assert run["exclusion_reason"] == ""
+        is_new = run["predictions"].probability.tolist() == probabilities.tolist()
+        assert is_new == (run["threshold"] == 0.25)
+        thresholds.append(run["threshold"])
+    assert thresholds == sorted(thresholds, reverse=True)
+    assert set(thresholds) == {0.5, 0.25}
+    assert len(states) > 8
+
+
+def test_section_7_evaluates_what_this_process_has_trained(tmp_path):
+    """Another process trains a run of the same name before section 7, or during it."""
+    folder = tmp_path / "runs/first"
+    _, trained = finish_training(folder)
+    evaluate(folder, trained)
+    evaluate(folder, trained)  # the predictions do not change the run
+    finish_training(folder, 1)  # by another process
+    message = r"Another process has trained the run 'first' again .* another RUN_NAME"
+    with pytest.raises(ValueError, match=message):
+        evaluate(folder, trained)
+    evaluate(folder)  # after a restart, any run of this name is evaluated
+    finish_training(tmp_path / "runs/second")
+    evaluate(tmp_path / "runs/second", trained)  # not the run that was trained last
+    begun = TrainingRun(folder, None, [], 2, None, None, make_settings(), {})
+    evaluate(folder, begun)  # this training came to no end: the earlier run is there
+    _, record = load_run(folder, make_settings(), validation_set_id(FILES))
+    finish_training(folder)  # by another process, while section 7 works
+    with pytest.raises(ValueError, match=message):
+        save_validation(folder, record | EVALUATION, FILES, PROBABILITIES)
+    assert not (folder / "validation.csv").exists()
+    assert "validation" not in json.loads((folder / "run.json").read_text())
+
+
+# Publication
 
 
 PUBLISHED = ["best.keras", "history.csv", "metrics.json", "predictions.csv"]
+PREDICTIONS = pd.DataFrame({"path": ["a", "b\rc"], "probability": [0.1, 0.2]})
 
 
-def publish(output_dir, model, name="first", **report):
-    run_dir = output_dir / "runs/first"
-    record, _ = read_record(run_dir)
-    publish_run(
-        output_dir,
-        run_dir,
-        record,
-        model,
-        pd.DataFrame({"path": ["a"], "probability": [0.1]}),
-        report := report | {"run": name},
-    )
+@pytest.fixture
+def two_runs(tmp_path):
+    """Return {name: (network, record)} of two evaluated runs in tmp_path/runs."""
+    runs = {}
+    for number, name in enumerate(("first", "second")):
+        finish_training(tmp_path / "runs" / name, number)
+        runs[name] = evaluate(tmp_path / "runs" / name)
+    return runs
+
+
+def publish(output_dir, name, model, record, **report):
+    """Do what section 7 does at its end; return the report."""
+    report |= {"run": record["name"]}
+    folder = output_dir / "runs" / name
+    publish_run(output_dir, folder, record, model, PREDICTIONS, report)
     return report
 
 
-def test_the_published_files_are_those_of_one_run_and_its_metrics_name_them(tmp_path):
-    model, _ = finish(tmp_path / "runs/first")
-    (tmp_path / "model_card.md").write_text("of the run before")
-    report = publish(tmp_path, model, auc=float("nan"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*PUBLISHED, "runs"]
-    told = json.loads((tmp_path / "metrics.json").read_text())
-    assert (told["run"], told["auc"]) == ("first", None)
-    assert told["files"] == {
+def test_the_published_files_are_those_of_one_run_and_metrics_names_them(
+    two_runs, tmp_path
+):
+    (tmp_path / "model_card.md").write_text("of an earlier run")
+    model, record = two_runs["first"]
+    report = publish(tmp_path, "first", model, record, auc=float("nan"))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [*PUBLISHED, "runs"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["run"], metrics["auc"]) == ("first", None)
+    assert metrics["files"] == report["files"]
+    assert metrics["files"] == {
         name: short_hash((tmp_path / name).read_bytes())
         for name in PUBLISHED
         if name != "metrics.json"
     }
-    assert pd.read_csv(tmp_path / "predictions.csv").equals(
-        pd.DataFrame({"path": ["a"], "probability": [0.1]})
-    )
-    assert (tmp_path / "history.csv").read_text() == (
-        tmp_path / "runs/first/history.csv"
-    ).read_text()
-    assert (
-        keras.models.load_model(tmp_path / "best.keras").count_params()
-        == model.count_params()
-    )
-    assert (
+    assert pd.read_csv(tmp_path / "predictions.csv").equals(PREDICTIONS)
+    history = (tmp_path / "runs/first/history.csv").read_text()
+    assert (tmp_path / "history.csv").read_text() == history
+    published = keras.models.load_model(tmp_path / "best.keras")
+    for weights, expected in zip(published.get_weights(), model.get_weights()):
+        np.testing.assert_array_equal(weights, expected)
+    content = read_verified(tmp_path, report, "best.keras")
+    assert content == (tmp_path / "best.keras").read_bytes()
+    publish(tmp_path, "second", *two_runs["second"])
+    with pytest.raises(ValueError, match=r"best\.keras is missing, damaged, or repl"):
         read_verified(tmp_path, report, "best.keras")
-        == (tmp_path / "best.keras").read_bytes()
+
+
+def test_scores_are_not_published_with_another_network(two_runs, tmp_path):
+    """As when single cells of section 7 run after section 6 has trained another run."""
+    (model, record), (other_model, other_record) = two_runs.values()
+    uncalibrated, _ = load_run(
+        tmp_path / "runs/first", make_settings(), validation_set_id(FILES)
     )
-    publish(tmp_path, build_baseline(32), "second")
-    with pytest.raises(
-        ValueError,
-        match=r"best\.keras is missing, damaged, or replaced by another process",
+    twice, _ = evaluate(tmp_path / "runs/first")
+    calibrate_model(twice, EVALUATION["temperature"], EVALUATION["shift"])
+    message = r"run section 7 again from its beginning"
+    for name, network, scores in (
+        ("second", other_model, record),
+        ("second", model, record),
+        ("first", model, other_record | {"name": "first"}),
+        ("first", other_model, record),
+        ("first", uncalibrated, record),
+        ("first", twice, record),
+        ("first", build_baseline(48), record),
     ):
-        read_verified(tmp_path, report, "best.keras")
+        with pytest.raises(ValueError, match=message):
+            publish(tmp_path, name, network, scores)
+    with pytest.raises(ValueError, match=message):
+        report = {"run": "second"}
+        folder = tmp_path / "runs/first"
+        publish_run(tmp_path, folder, record, model, PREDICTIONS, report)
+    finish_training(tmp_path / "runs/first", 1)
+    with pytest.raises(ValueError, match=message):
+        publish(tmp_path, "first", model, record)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def show(folder, names=PUBLISHED):
-    return {
-        name: content
-        for name, content in crash_points.look(folder).items()
-        if name in names
-    }
+def test_a_history_of_another_training_is_not_published(two_runs, tmp_path):
+    (tmp_path / "runs/first/history.csv").write_text("epoch\n1\n")
+    with pytest.raises(ValueError, match=r"history\.csv is missing or damaged"):
+        publish(tmp_path, "first", *two_runs["first"])
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_whatever_cuts_a_publication_off_no_set_looks_whole_that_is_not(tmp_path):
-    """Metrics are there only with the files that they name; the next publication completes or undoes the last one."""
-    model, _ = finish(tmp_path / "runs/first")
-    publish(tmp_path, model)
-    (tmp_path / "model_card.md").write_text("of the run before")
-    other = build_baseline(32)
-    found = crash_points.list_cuts(tmp_path, lambda: publish(tmp_path, other, "second"))
-    old, new, seen = found[0], found[-1], set()
-    for number, files in enumerate(found):
-        folder = tmp_path / f"again/{number}"
-        crash_points.restore(folder, files)
-        if (folder / "metrics.json").exists():
-            told = json.loads((folder / "metrics.json").read_text())
-            assert told["files"] == {
-                name: short_hash((folder / name).read_bytes()) for name in told["files"]
-            }
-            assert (folder / "model_card.md").exists() == (told["run"] == "first")
-        recover_interrupted_write(folder)
-        assert show(folder) in (show_files(old), show_files(new)) and not list(
-            folder.glob("together*")
-        )
-        seen.add(json.loads((folder / "metrics.json").read_text())["run"])
-    assert seen == {"first", "second"} and len(found) > 15
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Publish without loading the network again, which takes most of the time."""
+    monkeypatch.setattr("cxr.runs.check_network", lambda *_: None)
 
 
-def show_files(files):
+def read_published(files):
     return {name: files[name] for name in PUBLISHED}
+
+
+def test_an_interrupted_publication_leaves_no_mixed_set(two_runs, unchecked, tmp_path):
+    """metrics.json is there only with the files that it names.
+
+    The next publication completes the interrupted one, or undoes it.
+    """
+    publish(tmp_path, "first", *two_runs["first"])
+    (tmp_path / "model_card.md").write_text("of an earlier run")
+    states = crash_points.list_crash_states(
+        tmp_path, lambda: publish(tmp_path, "second", *two_runs["second"])
+    )
+    old, new, seen = states[0], states[-1], set()
+    for number, state in enumerate(states):
+        folder = tmp_path / f"again/{number}"
+        crash_points.restore(folder, state)
+        if (folder / "metrics.json").exists():
+            metrics = json.loads((folder / "metrics.json").read_text())
+            for name, digest in metrics["files"].items():
+                assert short_hash((folder / name).read_bytes()) == digest
+            has_card = (folder / "model_card.md").exists()
+            assert has_card == (metrics["run"] == "first")
+        recover_interrupted_write(folder)
+        found = read_published(crash_points.read_files(folder))
+        assert found in (read_published(old), read_published(new))
+        assert not list(folder.glob("staging*"))
+        seen.add(json.loads(found["metrics.json"])["run"])
+        shutil.rmtree(folder)
+    assert seen == {"first", "second"}
+    assert len(states) > 15
 
 
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), None]
 )
-def test_a_full_disk_leaves_the_set_that_was_published_before_or_the_new_one(
-    tmp_path, error
+def test_a_full_disk_leaves_the_earlier_publication_or_the_new_one(
+    two_runs, unchecked, tmp_path, error
 ):
-    model, _ = finish(tmp_path / "runs/first")
-    start, number, seen = crash_points.look(tmp_path), 0, []
+    publish(tmp_path, "first", *two_runs["first"])
+    start, number, seen = crash_points.read_files(tmp_path), 0, []
     while True:
         folder = tmp_path / f"again/{number}"
         crash_points.restore(folder, start)
-        publish(folder, model)
         with crash_points.full_disk(folder, number, error) as disk:
             try:
-                publish(folder, model, "second")
-            except StorageError as told:
-                assert (
-                    str(told)
-                    == f"{folder.resolve()} is full: free some space and run this again"
-                )
+                publish(folder, "second", *two_runs["second"])
+            except StorageError as full:
+                expected = f"{folder.resolve()} is full: free some space and run this"
+                assert str(full).startswith(expected)
         if disk.count <= number:
             break
         recover_interrupted_write(folder)
-        told = json.loads((folder / "metrics.json").read_text())
-        assert told["files"] == {
-            name: short_hash((folder / name).read_bytes()) for name in told["files"]
-        }
-        seen.append(told["run"])
+        metrics = json.loads((folder / "metrics.json").read_text())
+        for name, digest in metrics["files"].items():
+            assert short_hash((folder / name).read_bytes()) == digest
+        seen.append(metrics["run"])
         number += 1
-    assert seen == sorted(seen) and set(seen) == {"first", "second"}
+    assert seen == sorted(seen)
+    assert set(seen) == {"first", "second"}
 
 
-def test_answers_and_the_record_that_is_made_from_them_change_together(add, tmp_path):
-    folder = add("first", answer(1, 0))
-    record, _ = read_record(folder)
-    files = pd.read_csv(folder / "validation.csv", dtype={"path": str, "patient": str})
-    found = crash_points.list_cuts(
-        folder,
-        lambda: save_predictions(
-            folder, record | {"threshold": 0.25}, files, answer(1, 5)
-        ),
-    )
-    thresholds = []
-    for number, content in enumerate(found):
-        crash_points.restore(tmp_path / f"again{number}/first", content)
-        [run] = list_runs(tmp_path / f"again{number}")
-        assert run["apart"] == "" and (
-            run["answers"].probability.tolist() == answer(1, 5).tolist()
-        ) == (run["threshold"] == 0.25)
-        thresholds.append(run["threshold"])
-    assert (
-        thresholds == sorted(thresholds, reverse=True)
-        and set(thresholds) == {0.5, 0.25}
-        and len(found) > 8
-    )
+# Damage
 
 
 @pytest.mark.parametrize("content", [b"", b"not a network", "cut", "missing"])
-@pytest.mark.parametrize("named", [True, False])
-def test_a_damaged_network_is_named_whether_or_not_the_record_knows_its_digest(
-    tmp_path, content, named
-):
+def test_a_damaged_network_is_named(tmp_path, content):
     folder = tmp_path / "runs/first"
-    finish(folder)
-    if not named:
-        record = json.loads((folder / "run.json").read_text())
-        del record["files"]
-        (folder / "run.json").write_text(json.dumps(record))
+    finish_training(folder)
     network = folder / "best.keras"
     whole = network.read_bytes()
     network.unlink()
     if content != "missing":
         network.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
-    with pytest.raises(
-        ValueError,
-        match=r"first/best\.keras (is missing, damaged|cannot be loaded).*(run sections? 6|section 6)",
-    ) as told:
-        load_run(folder, 32, validation_set_id(FILES))
-    assert "\n" not in str(told.value) and not (
-        named and "not found" in str(told.value)
-    )
+    message = r"first/best\.keras is missing, damaged.*run sections 6"
+    with pytest.raises(ValueError, match=message) as caught:
+        load_run(folder, make_settings(), validation_set_id(FILES))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_network_that_holds_code_is_refused_without_advice_to_run_it(tmp_path):
     folder = tmp_path / "runs/first"
-    finish(folder)
+    finish_training(folder)
     inputs = keras.Input((32, 32, 1))
-    keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs)).save(
-        folder / "best.keras"
-    )
+    outputs = keras.layers.Lambda(lambda x: x)(inputs)
+    keras.Model(inputs, outputs).save(folder / "best.keras")
     record = json.loads((folder / "run.json").read_text())
     record["files"]["best.keras"] = short_hash((folder / "best.keras").read_bytes())
     (folder / "run.json").write_text(json.dumps(record))
-    with pytest.raises(
-        ValueError,
-        match=r"best\.keras holds Python code .* do not switch the safe mode of Keras off",
-    ):
-        load_run(folder, 32, validation_set_id(FILES))
+    with pytest.raises(ValueError, match=r"best\.keras holds Python code .* safe mode"):
+        load_run(folder, make_settings(), validation_set_id(FILES))
 
 
-def test_what_section_7_evaluates_is_what_this_process_has_trained(
-    tmp_path, monkeypatch
-):
-    """Another process trains a run of the same name: before section 7 begins, or while it works."""
-    folder, holdout, settings = (
-        tmp_path / "runs/first",
-        make_holdout(),
-        SimpleNamespace(**SETTINGS),
-    )
-    _, own = finish(folder)
-    validate_run(folder, holdout, FILES, settings, own)
-    validate_run(
-        folder, holdout, FILES, settings, own
-    )  # its own answers change the record, not the run
-    finish(folder)
-    with pytest.raises(
-        ValueError,
-        match=r"Another process has trained the run 'first' anew .* another RUN_NAME",
-    ):
-        validate_run(folder, holdout, FILES, settings, own)
-    validate_run(folder, holdout, FILES, settings)  # after a restart it may be any
-    finish(tmp_path / "runs/second")
-    validate_run(
-        tmp_path / "runs/second", holdout, FILES, settings, own
-    )  # not the run that was trained last
-    begun = TrainingRun(folder, None, [], 2, None, None, settings, {})
-    validate_run(
-        folder, holdout, FILES, settings, begun
-    )  # its training came to no end: the run before is there
-    usual = predict_perturbed
-    monkeypatch.setattr(
-        "cxr.runs.predict_perturbed",
-        lambda *arguments: (finish(folder), usual(*arguments))[1],
-    )
-    with pytest.raises(
-        ValueError, match=r"Another process has trained the run 'first' anew"
-    ):
-        validate_run(folder, holdout, FILES, settings)
-    assert (
-        not (folder / "validation.csv").exists()
-        and json.loads((folder / "run.json").read_text()).get("validation") is None
-    )
-
-
-def test_a_history_of_another_training_is_not_published(tmp_path):
-    model, _ = finish(tmp_path / "runs/first")
-    record, _ = read_record(tmp_path / "runs/first")
-    (tmp_path / "runs/first/history.csv").write_text("epoch\n1\n")
-    with pytest.raises(
-        ValueError,
-        match=r"history\.csv is missing, damaged, or replaced by another process",
-    ):
-        publish_run(
-            tmp_path, tmp_path / "runs/first", record, model, pd.DataFrame(), {}
-        )
-    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+# Comparison
 
 
 def test_a_reader_waits_while_files_are_changed(tmp_path, add, capsys):
-    add("first", answer(1, 0))
+    add("first", predict_with(1, 0))
+    runs_dir = tmp_path / "runs"
     found = []
-    with lock_run(tmp_path / "runs/first"):
-        reader = threading.Thread(
-            target=lambda: found.extend(list_runs(tmp_path / "runs"))
-        )
+    with lock_run(runs_dir / "first"):
+        reader = threading.Thread(target=lambda: found.extend(list_runs(runs_dir)))
         reader.start()
         reader.join(0.3)
         assert reader.is_alive()
     reader.join()
-    assert [one["name"] for one in found] == ["first"]
-    assert (
-        capsys.readouterr().out
-        == f"Another process is changing files in {tmp_path / 'runs'}: waiting until it has finished.\n"
-    )
+    assert [record["name"] for record in found] == ["first"]
+    message = f"Another process is changing files in {runs_dir}: waiting until"
+    assert capsys.readouterr().out.startswith(message)
 
 
 def test_probabilities_come_back_to_the_last_bit(add):
     probabilities = np.random.default_rng(0).random(len(LABELS)) ** 40
-    assert (
-        read_run(add("first", probabilities))["answers"].probability.tolist()
-        == probabilities.tolist()
-    )
+    run = read_run(add("first", probabilities))
+    assert run["predictions"].probability.tolist() == probabilities.tolist()
 
 
-def test_runs_that_answered_for_other_images_are_kept_apart(add, tmp_path):
-    add("reference", answer(1, 0))
-    add("second", answer(1.2, 1))
-    add("other split", answer(6, 2), holdout="bbbb2222", validated="2020")
-    add("real", answer(5, 3), data="chest-xray-pneumonia", validated="2020")
-    add(
-        "namesake", answer(5, 3), width=61, validated="2020"
-    )  # the same hold-out by name, but not in content
+def test_runs_on_other_images_are_listed_last(add, tmp_path):
+    add("reference", predict_with(1, 0))
+    add("second", predict_with(1.2, 1))
+    add("other split", predict_with(6, 2), validation_set="bbbb2222", validated="2020")
+    add("real", predict_with(5, 3), data="chest-xray-pneumonia", validated="2020")
+    # The same validation set by name, but not by content.
+    add("namesake", predict_with(5, 3), width=61, validated="2020")
     runs = list_runs(tmp_path / "runs")
-    aucs = {one["name"]: one["validation"]["auc"]["value"] for one in runs}
-    assert [one["name"] for one in runs] == [
+    aucs = {record["name"]: record["validation"]["auc"]["value"] for record in runs}
+    assert [record["name"] for record in runs] == [
         *sorted(["reference", "second"], key=aucs.get)[::-1],
         "namesake",
         "other split",
         "real",
     ]
-    assert [bool(one["apart"]) for one in runs] == [False, False, True, True, True]
+    assert [record["exclusion_reason"] for record in runs] == [
+        "",
+        "",
+        "other images under the same file names",
+        "other validation images",
+        "other data",
+    ]
+
+
+def list_references(runs_dir):
+    return {record["reference"] for record in list_runs(runs_dir)}
 
 
 def test_the_reference_is_the_run_of_that_name_on_these_images_else_the_oldest(
     add, tmp_path
 ):
-    add("reference", answer(1, 0), holdout="bbbb2222", validated="2020", trained="2019")
-    add("baseline", answer(1, 1), trained="2021")
-    add("second", answer(1, 2), trained="2022")
-    add("third", answer(1, 3), trained="2023")
-    assert {one["reference"] for one in list_runs(tmp_path / "runs")} == {"second"}
-    add("reference", answer(1, 0), trained="2024")
-    assert {one["reference"] for one in list_runs(tmp_path / "runs")} == {"reference"}
+    add(
+        "reference",
+        predict_with(1, 0),
+        validation_set="bbbb2222",
+        validated="2020",
+        trained="2019",
+    )
+    add("baseline", predict_with(1, 1), trained="2021")
+    add("second", predict_with(1, 2), trained="2022")
+    add("third", predict_with(1, 3), trained="2023")
+    assert list_references(tmp_path / "runs") == {"second"}
+    add("reference", predict_with(1, 0), trained="2024")
+    assert list_references(tmp_path / "runs") == {"reference"}
 
 
-def test_answers_that_are_not_those_of_the_record_do_not_count(add, tmp_path):
-    add("reference", answer(1, 0))
-    kept = add("second", answer(2, 0)) / "validation.csv"
-    kept.write_text(kept.read_text()[:-40])
-    assert [one["apart"] for one in list_runs(tmp_path / "runs")] == [
-        "",
-        "answers not kept (run section 7)",
-    ]
-    kept.unlink()
-    assert [one["apart"] for one in list_runs(tmp_path / "runs")] == [
-        "",
-        "answers not kept (run section 7)",
-    ]
-    add("second", answer(3, 0))  # run again under its name: its record is replaced
-    assert [one["apart"] for one in list_runs(tmp_path / "runs")] == ["", ""]
+def list_exclusion_reasons(runs_dir):
+    return [record["exclusion_reason"] for record in list_runs(runs_dir)]
 
 
-def test_without_an_evaluated_run_it_is_said_what_there_is(add, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"no evaluated run in .*runs\. Run sections 6 and 7"
-    ):
+def test_predictions_that_are_not_those_of_the_record_do_not_count(add, tmp_path):
+    runs_dir = tmp_path / "runs"
+    add("reference", predict_with(1, 0))
+    path = add("second", predict_with(2, 0)) / "validation.csv"
+    path.write_text(path.read_text()[:-40])
+    missing = "predictions missing (run section 7)"
+    assert list_exclusion_reasons(runs_dir) == ["", missing]
+    path.unlink()
+    assert list_exclusion_reasons(runs_dir) == ["", missing]
+    add("second", predict_with(3, 0))  # evaluated again: its record is replaced
+    assert list_exclusion_reasons(runs_dir) == ["", ""]
+
+
+def test_without_an_evaluated_run_the_others_are_named(add, tmp_path):
+    message = r"no evaluated run in .*runs\. Run sections 6 and 7"
+    with pytest.raises(FileNotFoundError, match=message):
         list_runs(tmp_path / "runs")
     add("first")
     (add("second") / "run.json").write_text("")
-    with pytest.raises(
-        FileNotFoundError, match=r"first: not evaluated yet.*second: damaged"
-    ):
+    message = r"first: not evaluated yet.*second: damaged"
+    with pytest.raises(FileNotFoundError, match=message):
         list_runs(tmp_path / "runs")
-    add("third", answer(1, 0))
-    assert [one["name"] for one in list_runs(tmp_path / "runs")] == [
-        "third",
-        "first",
-        "second",
-    ]
+    add("third", predict_with(1, 0))
+    names = [record["name"] for record in list_runs(tmp_path / "runs")]
+    assert names == ["third", "first", "second"]
 
 
-FIELDS = ("data", "val", "settings", "epochs", "seconds", "best_epoch", "threshold")
+FIELDS = (
+    "data",
+    "validation_set",
+    "settings",
+    "epochs",
+    "seconds",
+    "best_epoch",
+    "threshold",
+    "files",
+)
+NO_JSON_OBJECTS = ("", "{", "[]", "3", "null", '"text"', b"\xff\xfe\x00")
+UNUSABLE_METRICS = (
+    "good",
+    {"auc": 0.9},
+    {"auc": {"value": 0.9, "low": 0.8, "high": 1}},
+)
+UNUSABLE_HISTORIES = (
+    "",
+    "epoch,val_loss,val_auc\n",
+    "epoch,val_loss\n1,0.5\n",
+    "epoch,val_loss,val_auc\n1,x,y\n",
+    "epoch,val_loss,val_auc\n1,,\n",
+)
 
 
 @pytest.mark.parametrize(
-    "name, content",
+    ("name", "content"),
     [
-        *(
-            ("run.json", text)
-            for text in ("", "{", "{}", "[]", "3", "null", '"text"', b"\xff\xfe\x00")
-        ),
+        *(("run.json", text) for text in NO_JSON_OBJECTS),
         *(("run.json", {field: None}) for field in FIELDS),
         *(("run.json", {field: ...}) for field in FIELDS),
-        *(
-            ("run.json", {"validation": scores})
-            for scores in (
-                "good",
-                {"auc": 0.9},
-                {"auc": {"value": 0.9, "low": 0.8, "high": 1}},
-            )
-        ),
+        *(("run.json", {"validation": metrics}) for metrics in UNUSABLE_METRICS),
         ("run.json", {"settings": []}),
         ("run.json", {"seconds": "long"}),
         ("run.json", {"validated": 7}),
-        *(
-            ("history.csv", text)
-            for text in (
-                "",
-                "epoch,val_loss,val_auc\n",
-                "epoch,val_loss\n1,0.5\n",
-                "epoch,val_loss,val_auc\n1,x,y\n",
-                "epoch,val_loss,val_auc\n1,,\n",
-            )
-        ),
+        *(("history.csv", text) for text in UNUSABLE_HISTORIES),
     ],
 )
-def test_a_damaged_run_is_named_and_costs_nothing_else(add, tmp_path, name, content):
-    """`...` stands for a field that is not there."""
-    add("sound", answer(1, 0))
-    path = add("broken", answer(2, 0)) / name
+def test_a_damaged_run_is_named_and_does_not_affect_others(
+    add, tmp_path, name, content
+):
+    """`...` stands for a field that is missing."""
+    add("sound", predict_with(1, 0))
+    folder = add("broken", predict_with(2, 0))
+    record = json.loads((folder / "run.json").read_text())
     if isinstance(content, dict):
-        record = {
-            key: value
-            for key, value in (json.loads(path.read_text()) | content).items()
-            if value is not ...
-        }
-        content = json.dumps(record)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        changed = (record | content).items()
+        content = json.dumps({key: value for key, value in changed if value is not ...})
+    content = content if isinstance(content, bytes) else content.encode()
+    (folder / name).write_bytes(content)
+    if name == "history.csv":  # and not only because of its digest
+        record["files"][name] = short_hash(content)
+        (folder / "run.json").write_text(json.dumps(record))
     sound, broken = list_runs(tmp_path / "runs")
-    assert (sound["name"], sound["apart"], sound["reference"]) == ("sound", "", "sound")
-    assert (broken["name"], broken["apart"]) == (
-        "broken",
-        "damaged",
-    ) and f"broken/{name} is missing or damaged" in broken["damage"]
-    (tmp_path / "runs/broken/best.keras").write_bytes(b"")
-    with pytest.raises(ValueError, match=f"broken/{name} is missing or damaged"):
-        load_run(tmp_path / "runs/broken", 32, "aaaa1111")
+    assert sound["name"] == "sound"
+    assert sound["exclusion_reason"] == ""
+    assert sound["reference"] == broken["reference"] == "sound"
+    assert broken["name"] == "broken"
+    assert broken["exclusion_reason"] == "damaged"
+    message = f"broken/{name} is missing or damaged"
+    assert message in broken["error"]
+    with pytest.raises(ValueError, match=message):
+        load_run(folder, make_settings(), "aaaa1111")
 
 
-def test_a_record_of_an_earlier_version_is_read(add, tmp_path):
-    path = add("old", answer(1, 0)) / "run.json"
-    known = json.loads(path.read_text())
-    path.write_text(
-        json.dumps(
-            {
-                key: value
-                for key, value in known.items()
-                if key not in ("trained", "validated", "answers", "name")
-            }
-        )
-    )
-    [run] = list_runs(tmp_path / "runs")
-    assert (run["name"], run["apart"]) == ("old", "answers not kept (run section 7)")
+def test_a_history_that_was_replaced_is_damaged(add, tmp_path):
+    folder = add("first", predict_with(1, 0))
+    (folder / "history.csv").write_text("epoch,val_loss,val_auc\n1,0.5,0.9\n")
+    with pytest.raises(ValueError, match=r"first/history\.csv is missing or damaged"):
+        read_record(folder)
+
+
+@pytest.mark.parametrize("content", ["record", "{}"])
+def test_a_record_of_an_earlier_version_is_told_apart(add, tmp_path, content):
+    add("sound", predict_with(1, 0))
+    folder = add("old", predict_with(2, 0))
+    if content == "record":
+        record = json.loads((folder / "run.json").read_text())
+        del record["schema"]
+        record["holdout"] = record.pop("validation_set")
+        content = json.dumps(record)
+    (folder / "run.json").write_text(content)
+    _, old = list_runs(tmp_path / "runs")
+    assert old["name"] == "old"
+    assert old["exclusion_reason"] == "written by an earlier version (train it again)"
+    message = r"old/run\.json was written by an earlier version .*: train the run again"
+    assert "old/run.json was written by an earlier version" in old["error"]
+    with pytest.raises(ValueError, match=message):
+        load_run(folder, make_settings(), "aaaa1111")

@@ -1,7 +1,8 @@
-"""Folders are tried before they are needed; files are written whole or not at all."""
+"""Folders are checked before they are needed; files are written atomically."""
 
 import datetime
 import errno
+import io
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxr.storage import (
@@ -22,6 +24,9 @@ from cxr.storage import (
     lock_folder,
     mount_drive,
     prepare_folder,
+    recover_interrupted_write,
+    replace_atomically,
+    to_csv,
     to_json,
     utc_now,
     wrap_os_errors,
@@ -37,18 +42,67 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
         prepare_folder(tmp_path, "OUTPUT_DIR", 1e18)
 
 
-def test_a_folder_that_is_there_and_takes_no_file_is_named():
-    """Root may write everywhere but here."""
+def test_an_existing_folder_that_takes_no_file_is_named():
+    """Even root cannot write into /proc."""
     with pytest.raises(StorageError, match=r"CACHE_DIR /proc cannot be written"):
         prepare_folder(Path("/proc"), "CACHE_DIR")
 
 
-def test_a_folder_is_made_with_those_above_it_and_left_empty(tmp_path):
-    prepare_folder(tmp_path / "a" / "b", "OUTPUT_DIR")
-    prepare_folder(tmp_path / "a" / "b", "OUTPUT_DIR")
-    assert (tmp_path / "a" / "b").is_dir() and not list(
-        (tmp_path / "a" / "b").iterdir()
-    )
+def test_a_folder_is_created_with_its_parents_and_left_empty(tmp_path):
+    folder = tmp_path / "a" / "b"
+    prepare_folder(folder, "OUTPUT_DIR")
+    prepare_folder(folder, "OUTPUT_DIR")
+    assert folder.is_dir() and not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("refuses", [Path.is_dir, Path.is_file])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EIO])
+def test_a_folder_in_which_nothing_can_be_renamed_is_refused_at_once(
+    tmp_path, monkeypatch, refuses, number
+):
+    """As mounted buckets do: some rename no folder, some no file either."""
+
+    def refusing(rename):
+        def renamed(source, target, **options):
+            if refuses(Path(source)):
+                raise OSError(number, os.strerror(number))
+            return rename(source, target, **options)
+
+        return renamed
+
+    with monkeypatch.context() as bucket:
+        for name in ("rename", "replace"):
+            bucket.setattr(os, name, refusing(getattr(os, name)))
+        with pytest.raises(StorageError, match=r"OUTPUT_DIR .* choose another folder"):
+            prepare_folder(tmp_path / "bucket", "OUTPUT_DIR")
+    assert not list((tmp_path / "bucket").iterdir())
+
+
+def test_files_are_replaced_together_and_an_empty_one_removes_its_namesake(tmp_path):
+    for name in ("a.csv", "b.csv", "old.csv", "record.json"):
+        (tmp_path / name).write_text("old")
+    with replace_atomically(tmp_path) as staging:
+        for name in ("a.csv", "record.json", "new.csv"):
+            (staging / name).write_text("new")
+        (staging / "old.csv").touch()
+        assert (tmp_path / "a.csv").read_text() == "old"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.csv": "new",
+        "b.csv": "old",
+        "new.csv": "new",
+        "record.json": "new",
+    }
+
+
+def test_an_error_while_files_are_staged_leaves_the_old_ones(tmp_path):
+    (tmp_path / "a.csv").write_text("old")
+    with pytest.raises(KeyError), replace_atomically(tmp_path) as staging:
+        (staging / "a.csv").write_text("new")
+        raise KeyError
+    recover_interrupted_write(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.csv": "old"
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,12 +117,11 @@ def test_a_folder_is_made_with_those_above_it_and_left_empty(tmp_path):
     ],
 )
 def test_a_full_disk_is_told_from_one_that_cannot_be_written(tmp_path, number, advice):
-    assert str(
-        as_storage_error(tmp_path, OSError(number, "Read-only file system"))
-    ).startswith(f"{tmp_path} {advice}")
+    error = as_storage_error(tmp_path, OSError(number, "Read-only file system"))
+    assert str(error).startswith(f"{tmp_path} {advice}")
 
 
-def test_an_error_that_names_its_folder_keeps_its_words(tmp_path):
+def test_an_error_that_already_names_its_folder_is_not_wrapped_again(tmp_path):
     with (
         pytest.raises(StorageError, match=f"^{tmp_path} is full: free some space"),
         wrap_os_errors("/elsewhere"),
@@ -77,7 +130,7 @@ def test_an_error_that_names_its_folder_keeps_its_words(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_named_by_the_file_that_is_written_whole(tmp_path):
+def test_a_full_disk_is_named_when_a_file_is_written_atomically(tmp_path):
     (tmp_path / "a.json").write_text("old")
     (tmp_path / "a.json.unfinished").symlink_to("/dev/full")
     with pytest.raises(StorageError, match=f"^{tmp_path} is full"):
@@ -85,23 +138,21 @@ def test_a_full_disk_is_named_by_the_file_that_is_written_whole(tmp_path):
     assert (tmp_path / "a.json").read_text() == "old"
 
 
-def test_the_room_that_is_missing_is_told_in_gigabytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "cxr.storage.shutil.disk_usage", lambda folder: SimpleNamespace(free=2.5e9)
-    )
+def test_missing_disk_space_is_given_in_gigabytes(tmp_path, monkeypatch):
+    disk = SimpleNamespace(free=2.5e9)
+    monkeypatch.setattr("cxr.storage.shutil.disk_usage", lambda folder: disk)
     check_free_space(tmp_path, 2.4e9)
-    with pytest.raises(
-        StorageError, match=r"has 2\.5 GB of disk left, and 3\.1 GB are needed"
-    ):
+    message = r"has 2\.5 GB of disk left, and 3\.1 GB are needed"
+    with pytest.raises(StorageError, match=message):
         check_free_space(tmp_path, 3.1e9)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no space left")
+
     write_atomically(tmp_path / "a.json", "old")
-    monkeypatch.setattr(
-        "pathlib.Path.replace",
-        lambda *_: (_ for _ in ()).throw(OSError("no space left")),
-    )
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
     with pytest.raises(OSError, match="no space"):
         write_atomically(tmp_path / "a.json", "new")
     assert (tmp_path / "a.json").read_text() == "old"
@@ -110,9 +161,32 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path):
     write_atomically(tmp_path / "a.txt", "a longer old text")
     write_atomically(str(tmp_path / "a.txt"), "±")
-    assert (tmp_path / "a.txt").read_bytes() == "±".encode() and [
-        path.name for path in tmp_path.iterdir()
-    ] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_bytes() == "±".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.jpeg", "b c.jpeg", "é.jpeg"],
+        ["carriage\rreturn", "\r", "ends in one\r"],
+        ["new\nline", "both\r\n", "\n\r"],
+        ['quote"', "comma,", "'"],
+    ],
+)
+def test_a_csv_file_is_read_back_unchanged(tmp_path, names):
+    """Linux and macOS allow a line break in the name of a file."""
+    table = pd.DataFrame(
+        {"path": names, "label": [0, 1, 0], "probability": [0.1, 1 / 3, 1e-17]}
+    )
+    assert pd.read_csv(io.StringIO(to_csv(table), newline="")).equals(table)
+    (tmp_path / "a.csv").write_bytes(to_csv(table).encode())
+    assert pd.read_csv(tmp_path / "a.csv").equals(table)
+
+
+def test_ordinary_texts_are_not_quoted_in_a_csv_file():
+    table = pd.DataFrame({"path": ["a b.jpeg"], "label": [1]})
+    assert to_csv(table) == "path,label\na b.jpeg,1\n"
 
 
 def test_json_is_strict_whatever_numpy_gives():
@@ -144,7 +218,10 @@ WAIT = """if True:
 
 
 def hold_elsewhere(folder):
-    """A process that takes the lock of a folder, says so, and holds it until it may read a line or its input ends."""
+    """Start a process that takes the lock of a folder and prints "in".
+
+    It holds the lock until it can read a line, or its input ends.
+    """
     return subprocess.Popen(
         [sys.executable, "-c", WAIT, folder],
         stdin=subprocess.PIPE,
@@ -153,9 +230,7 @@ def hold_elsewhere(folder):
     )
 
 
-def test_a_second_process_says_that_it_waits_and_goes_on_when_the_first_has_finished(
-    tmp_path,
-):
+def test_a_second_process_says_that_it_waits_until_the_first_has_finished(tmp_path):
     with lock_folder(tmp_path, "downloading"):
         second = hold_elsewhere(tmp_path)
         assert (
@@ -186,16 +261,14 @@ def test_a_lock_ends_with_the_process_that_held_it_however_that_ends(tmp_path, c
         ("os.open", errno.EACCES),
     ],
 )
-def test_a_folder_that_knows_no_locks_or_takes_no_file_is_used_without(
+def test_a_folder_without_locks_or_read_only_is_used_without_a_lock(
     tmp_path, monkeypatch, capsys, function, number
 ):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as mounted, warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # filelock says where it has to do with a file that is there or not
+        warnings.simplefilter("ignore")  # of filelock
         mounted.setattr(function, refuse)
         for _ in range(2):
             with lock_folder(tmp_path, "loading"):
@@ -217,7 +290,7 @@ def test_the_drive_is_mounted_in_colab_and_refused_elsewhere(monkeypatch):
 
 @pytest.fixture
 def tokyo(monkeypatch):
-    """A machine that is nine hours ahead."""
+    """Set the time zone to one that is nine hours ahead of UTC."""
     monkeypatch.setenv("TZ", "JST-9")
     time.tzset()
     yield
@@ -225,10 +298,8 @@ def tokyo(monkeypatch):
     time.tzset()
 
 
-def test_the_time_is_that_of_utc(tokyo):
-    told = datetime.datetime.strptime(utc_now(), "%Y-%m-%dT%H:%M:%SZ").replace(
-        tzinfo=datetime.timezone.utc
-    )
-    assert (
-        abs((datetime.datetime.now(datetime.timezone.utc) - told).total_seconds()) < 60
-    )
+def test_the_time_is_utc(tokyo):
+    utc = datetime.timezone.utc
+    found = datetime.datetime.strptime(utc_now(), "%Y-%m-%dT%H:%M:%SZ")
+    difference = datetime.datetime.now(utc) - found.replace(tzinfo=utc)
+    assert abs(difference.total_seconds()) < 60

@@ -5,11 +5,13 @@ With --check nothing is written; it fails if the committed notebook is stale.
 The text is a script in jupytext's percent format. In it, an import from the package, at
 the top level of a cell and with one of three comments, places code of the package:
 
-    from cxr.images import read_image  # show    the source of the named functions
-    import cxr.download  # fold    a collapsed cell: the rest of the module
-    from cxr.evaluation import percentile_ci  # again    the source, run if missing
+    from cxr.images import read_image  # show     the source of what it names
+    import cxr.download  # fold                   a folded cell: the rest of the module
+    from cxr.evaluation import Estimate  # again  the source, run only if it is missing
 
-A line `# imports of the package` becomes the imports that the modules need.
+One cell may fold several modules. A line `# imports of the package` becomes what the
+modules import from elsewhere. The first code cell of a section is a folded one, which
+begins with a check that section 0 has run.
 
 All cells of a notebook share one namespace, so the builder refuses a second meaning of
 a name. Then ruff checks the built notebook. It finds a name that is defined nowhere,
@@ -363,20 +365,24 @@ def place(part, modules, shown):
     return "\n\n".join(blocks)
 
 
-def write_code(parts, modules, shown, meanings):
-    """Return the source of a code cell."""
-    titles = []
+def write_code(parts, modules, shown, meanings, guard=()):
+    """Return the source of a code cell; `guard`: code ahead of the helper functions."""
+    folded = [modules[part.module] for part in parts if part.kind == "fold"]
     blocks = []
     for part in parts:
         if part.kind == "code":
             check_meanings(part, meanings)
             blocks.append(part.source)
-        else:
-            blocks.append(place(part, modules, shown))
+            continue
+        block = place(part, modules, shown).strip("\n")
         if part.kind == "fold":
             module = modules[part.module]
-            titles.append(f"# @title {module.file}: {module.summary}")
-    source = "\n\n\n".join(block.strip("\n") for block in titles + blocks)
+            block = f"# {module.file}: {module.summary}\n\n{block}"
+        blocks.append(block)
+    if folded:
+        files = ", ".join(module.file for module in folded)
+        blocks = [f"# @title Helper functions: {files}", *guard, *blocks]
+    source = "\n\n\n".join(block.strip("\n") for block in blocks)
     return re.sub(
         f"^{ALL_IMPORTS}$",
         lambda _: write_imports(modules, source),
@@ -410,6 +416,36 @@ class CellIds:
             self.number = 0
         self.number += 1
         return f"{self.heading}-{self.number}"
+
+
+def write_guard(number):
+    """Return code that says what to run where a section starts in an empty kernel."""
+    return (
+        'if "section" not in globals():\n'
+        "    raise RuntimeError(\n"
+        f'        "Section {number} needs what section 0 defines: "\n'
+        '        "run section 0 first."\n'
+        "    )"
+    )
+
+
+def list_guards(cells, modules):
+    """Return {number of a cell: its guard} for the first code cell of each section.
+
+    `cells`: [(cell, parts)]. A numbered heading ("## 3. …") starts a section. Section 0
+    has no guard, nor has a notebook whose package does not track sections. Raises
+    BuildError for a section that does not start with a folded cell.
+    """
+    guards, waiting = {}, 0
+    for number, (cell, parts) in enumerate(cells if "sections" in modules else []):
+        if cell.cell_type == "markdown":
+            for found in re.findall(r"^## (\d+)\. ", cell.source, re.MULTILINE):
+                waiting = int(found)
+        elif waiting:
+            if not any(part.kind == "fold" for part in parts):
+                raise BuildError(f"section {waiting} does not start with a folded cell")
+            guards[number], waiting = write_guard(waiting), 0
+    return guards
 
 
 def check_names(text, package):
@@ -446,15 +482,16 @@ def build(text_path=TEXT, package_path=PACKAGE):
         parts = split_cell(cell.source, line, file, package) if is_code else []
         cells.append((cell, parts))
     directives = [part for _, parts in cells for part in parts if part.kind != "code"]
-    shown = list_shown(directives, modules)
-    ids = CellIds()
-    for cell, parts in cells:
+    shown, ids = list_shown(directives, modules), CellIds()
+    guards = list_guards(cells, modules)
+    for number, (cell, parts) in enumerate(cells):
         cell.id = ids.name(cell, parts)
         tags = cell.metadata.get("tags", [])
         if unknown := set(tags) - TAGS:
             raise BuildError(f"{file}: unknown tag {', '.join(unknown)}")
         if cell.cell_type == "code":
-            cell.source = write_code(parts, modules, shown, meanings)
+            guard = [guards[number]] if number in guards else []
+            cell.source = write_code(parts, modules, shown, meanings, guard)
         else:
             cell.source = embed_images(cell.source, text_path.parent)
         if cell.id.startswith("module-"):

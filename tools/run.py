@@ -28,7 +28,7 @@ try:
     import traitlets.config
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-    from cxr.settings import expand_home
+    from cxr.settings import RENAMED_SETTINGS, describe_renamed_setting, expand_home
     from cxr.storage import (
         as_storage_error,
         lock_folder,
@@ -79,6 +79,8 @@ def parse_settings(arguments):
     chosen = {}
     for word in arguments:
         name, equals, value = word.partition("=")
+        if name in RENAMED_SETTINGS:
+            sys.exit(f"make run: {describe_renamed_setting(name, value)}.")
         if not equals or name not in known:
             sys.exit(
                 f"make run: there is no setting {name}. "

@@ -1,0 +1,107 @@
+"""The conclusion states what the numbers of a report mean, in each case."""
+
+import copy
+
+import pytest
+
+from cxr.conclusion import summarize_findings
+
+
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def metrics(**changed):
+    names = ("accuracy", "sensitivity", "specificity", "auc")
+    return {name: estimate(0.9, 0.85, 0.95) for name in names} | changed
+
+
+REPORT = {
+    "data": "chest-xray-pneumonia",
+    "counts": {
+        "train": {"NORMAL": 250, "PNEUMONIA": 750},
+        "val": {"NORMAL": 50, "PNEUMONIA": 150},
+        "test": {"NORMAL": 40, "PNEUMONIA": 60},
+    },
+    "shortcuts": {"all": estimate(0.73, 0.7, 0.76)},
+    "models": {
+        name: {
+            "auc_bias_aligned": estimate(0.99, 0.98, 1.0),
+            "auc_bias_conflicting": estimate(conflicting, 0.6, 0.97),
+        }
+        for name, conflicting in (("linear_border", 0.7), ("residual_cnn", 0.95))
+    },
+    "validation": metrics(),
+    "test": metrics(specificity=estimate(0.7, 0.65, 0.8)),
+    "robustness": {"unchanged": {"auc": 0.99}, "half_contrast": {"auc": 0.9}},
+}
+
+
+def find_line(report, word):
+    lines = [line for line in summarize_findings(report).split("\n") if word in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def change(path, value):
+    report = copy.deepcopy(REPORT)
+    place = report
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return report
+
+
+def test_all_numbers_are_those_of_the_report():
+    data = find_line(REPORT, "**Data.**")
+    for number in ("1,000 training", "200 validation", "100 test", "75%", "60%"):
+        assert number in data
+    assert "residual CNN" in find_line(REPORT, "smallest drop is that of")
+    assert "half contrast: AUC 0.900 instead of 0.990" in find_line(REPORT, "Robust")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.65, 0.84, "significantly lower"),
+        (0.96, 0.99, "significantly higher"),
+        (0.80, 0.86, "not distinguishable"),
+    ],
+)
+def test_a_difference_is_significant_where_the_intervals_do_not_overlap(
+    low, high, verdict
+):
+    report = change(("test", "specificity"), estimate((low + high) / 2, low, high))
+    assert verdict in find_line(report, "**Specificity**")
+
+
+@pytest.mark.parametrize(
+    ("low", "is_better"), [(0.61, True), (0.6, False), (0.5, False)]
+)
+def test_the_accuracy_is_compared_with_the_majority_class(low, is_better):
+    report = change(("test", "accuracy"), estimate(0.7, low, 0.8))
+    line = find_line(report, "**Accuracy**")
+    assert "(60.0%)" in line
+    assert ("not significantly" in line) != is_better
+
+
+def test_shortcuts_that_do_not_predict_are_said_to_do_so():
+    report = change(("shortcuts", "all"), estimate(0.52, 0.48, 0.56))
+    assert "do not significantly predict" in find_line(report, "**Shortcuts**")
+    assert "do not" not in find_line(REPORT, "**Shortcuts**")
+
+
+@pytest.mark.parametrize("aucs", [{}, {"unchanged": None}, {"unchanged": float("nan")}])
+def test_what_could_not_be_measured_is_said(aucs):
+    robustness = {name: {"auc": auc} for name, auc in aucs.items()}
+    line = find_line(change(("robustness",), robustness), "Robust")
+    assert "not be measured" in line
+    empty = estimate(float("nan"), float("nan"), float("nan"))
+    report = change(("models", "residual_cnn", "auc_bias_conflicting"), empty)
+    assert "not measurable" in summarize_findings(report)
+
+
+def test_phantoms_are_named_first():
+    text = summarize_findings(REPORT | {"data": "phantom"})
+    assert text.split("\n")[2].startswith("- **PHANTOM")
+    assert "PHANTOM" not in summarize_findings(REPORT)
