@@ -78,7 +78,4 @@ def test_a_peer_stops_in_time_and_its_predictions_are_those_that_are_scored(
     row = dict(zip(header, cells))
     assert row["validation AUC"].startswith("1.000 [")
     assert row["left out AUC"].startswith("1.000 [")
-    positive = predictions[predictions.label == 1].set_index("split").probability
-    # 95 % of six validation images are all of them.
-    sensitivity = np.mean(positive["test"] >= positive["validation"].min())
-    assert row["left out sensitivity"].startswith(f"{sensitivity:.3f} [")
+    assert row["left out sensitivity"].startswith("1.000 [")
