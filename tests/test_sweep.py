@@ -206,7 +206,7 @@ def test_a_difference_between_recipes_is_significant_and_one_between_seeds_is_no
         "same": [make_run(seed, 1.5) for seed in range(3, 6)],
         "better": [make_run(seed, 3) for seed in range(3)],
     }
-    table = sweep.compare(results, draws=200)
+    table = sweep.compare(results, draws=100)
     better = table["better"]["validation AUC"]
     low, high = better["difference_interval"]
     assert 0 < low < better["difference"] < high
