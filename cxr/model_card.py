@@ -53,8 +53,8 @@ was used once, after the threshold had been chosen.
 
 An image is predicted as PNEUMONIA if its probability is at least
 {{ "%.4f"|format(report.threshold.value) }} ({{ report.threshold.rule }}).
-95 % confidence intervals: bootstrap over patients. Expected calibration error on validation:
-{{ "%.3f"|format(error.before) }} before Platt scaling,
+95 % confidence intervals: bootstrap over patients. Expected calibration error on
+validation: {{ "%.3f"|format(error.before) }} before Platt scaling,
 {{ "%.3f"|format(error.after) }} after; on test: {{ "%.3f"|format(error.test) }}.
 
 | metric | validation | test |

@@ -271,7 +271,8 @@ listed.groupby(["folder", "finding"], sort=False).size().unstack(fill_value=0)
 # viral ones a haze in both lungs. The table counts the files by folder and finding. The
 # finding, and the patient, are read from the file name: `person63_bacteria_306.jpeg` is
 # an image of patient 63.
-#
+
+# %% [markdown]
 # ## 2. Images as arrays
 #
 # *How do thousands of JPEG files become arrays that a network can process?*
@@ -484,7 +485,8 @@ format_metrics(AUC=shortcuts).rename_axis(f"{len(pool):,} {images_are}")
 # network *can* use this feature. Whether ours *does* cannot be seen on a validation set
 # with the same confounders. Section 7 evaluates the models on images where these
 # features are misleading.
-#
+
+# %% [markdown]
 # ## 4. Split by patient
 #
 # *How many images does it take to steer a training, and which ones may they be?*
@@ -938,7 +940,8 @@ print(describe_learning_curves(history))
 # epochs, are the usual remedies. If both stay high, it cannot learn the task
 # (*underfitting*). The gap itself says less, because dropout and augmentation act in
 # training only, and the validation images are perturbed here.
-#
+
+# %% [markdown]
 # ## 7. Evaluation
 #
 # *How good are the predictions for patients whom the network has never seen, and how

@@ -1,10 +1,10 @@
-"""Makes TensorFlow report GPUs (T4) on a machine that has none: an IPython startup file.
+"""Makes TensorFlow report GPUs (T4) on a machine without one: an IPython startup file.
 
-Keras and the notebook then decide as they would there: steps are compiled with XLA, whose
-CPU compiler refuses the same operations as its GPU compiler, the preset is the full one,
-the precision float16, and two GPUs share each batch. It says nothing about the speed or
-the numerics of a GPU. STAND_IN_GPUS is their number; the compiled steps are counted in
-the file COMPILED_STEPS.
+Keras and the notebook then decide as they would there: steps are compiled with XLA,
+whose CPU compiler refuses the same operations as its GPU compiler, the preset is the
+full one, the dtype policy mixed_float16, and two GPUs share each batch. It says nothing
+about the speed or the numerics of a GPU. STAND_IN_GPUS is their number; the compiled
+steps are counted in the file COMPILED_STEPS.
 """
 
 import os

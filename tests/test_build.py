@@ -577,13 +577,8 @@ REFUSED = {
         ["2-measure-and-tell-2", "one"],
     ),
     "shown twice": (
-<<<<<<< HEAD
         [(TOUR, LAST, "from cxr.measure import tell  # show")],
-        ["import tell  # show", "tell is placed above"],
-=======
-        [(TOUR, LAST, "from cxr.evaluation import tell  # show")],
         ["import tell  # show", "tell is already placed above"],
->>>>>>> h-docs
     ),
     "folded twice": ([(TOUR, LAST, FOLD)], [FOLD, "films is already placed above"]),
     "placed nowhere": (

@@ -46,7 +46,7 @@ def start_on_gpus(count, data, folder):
 
 @pytest.mark.long
 def test_the_lone_notebook_runs_where_tensorflow_reports_a_gpu(drawn_tiny, tmp_path):
-    """Each step is compiled once, and the training with half precision."""
+    """Whole, each step compiled once; then with another setting from section 6 on."""
     kernel, environment = start_on_gpus(1, drawn_tiny, tmp_path)
     with kernel.client.setup_kernel(env=environment):
         kernel.run(*range(11))
@@ -54,13 +54,19 @@ def test_the_lone_notebook_runs_where_tensorflow_reports_a_gpu(drawn_tiny, tmp_p
         assert report["device"] == "GPU (Tesla T4)"
         assert report["run"] == "reference"
         policies = kernel.line(
-            "print(precision, model.get_layer('stem_conv').compute_dtype)"
+            "print(dtype_policy, model.get_layer('stem_conv').compute_dtype)"
         )
         assert policies.split() == ["mixed_float16", "float16"]
         compiled = (tmp_path / "compiled.txt").read_text().splitlines()
-        # Two networks are trained and validated; three predict: the baseline, the
-        # residual CNN, and the residual CNN as far as its features.
-        assert len(compiled) == 7, compiled
+        # Two networks are trained and validated; four predict: the baseline, and the
+        # residual CNN as far as its logit, its features and its probability.
+        assert len(compiled) == 8, compiled
+
+        kernel.line('RUN_NAME, DROPOUT, BASELINE_EPOCHS = "another", 0.0, 0')
+        kernel.run_after_settings(0)
+        kernel.run(6, 7, 8, 9)
+        report = json.loads((tmp_path / "out/metrics.json").read_text())
+        assert report["run"] == "another" and report["settings"]["DROPOUT"] == 0
 
 
 @pytest.mark.long

@@ -82,7 +82,7 @@ def network():
 
 
 def render_on_one_line(report, network):
-    """Return the card without its line breaks, which may stand anywhere in a sentence."""
+    """Return the card without its line breaks, which may stand anywhere."""
     return " ".join(render_model_card(report, network).split())
 
 

@@ -346,7 +346,7 @@ def aside(kernel):
 
 
 def test_each_section_run_alone_says_in_one_sentence_what_to_run(aside):
-    """In an empty kernel, and after section 0 alone; section 9 then shows older runs."""
+    """In an empty kernel, and after section 0; section 9 then shows older runs."""
     for section in range(1, 11):
         sentence = (
             f"Section {section} needs what section 0 defines: run section 0 first."
@@ -383,7 +383,7 @@ def again(earlier, section):
 
 
 def test_what_a_section_made_is_told_from_another_result_and_from_the_same(kernel):
-    """In the notebook itself, some pairs of sections; test_sections.py has the rules."""
+    """Some pairs of sections in the notebook; test_sections.py has the rules."""
     kernel.run(1, 2, 4)  # the same results
     assert set(try_all(kernel, range(1, 11)).values()) == {""}
 
