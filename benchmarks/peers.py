@@ -34,7 +34,7 @@ SIZE = 150  # pixels of the peers' images
 TITLES = {
     "ours": "this notebook, full preset",
     "ancestor": "the student notebook of 2021",
-    "kaggle": 'Kaggle, "92.6 %"',
+    "kaggle": 'Kaggle, "92.6%"',
     "separable": "keras.io, separable",
 }
 
@@ -65,7 +65,7 @@ def ancestor(keras: ModuleType, fractions: np.ndarray) -> SimpleNamespace:
 
 
 def kaggle(keras: ModuleType, fractions: np.ndarray) -> SimpleNamespace:
-    """Return the most copied notebook, "Pneumonia Detection using CNN (92.6 %)".
+    """Return the most copied notebook, "Pneumonia Detection using CNN (92.6%)".
 
     Keras layers replace its ImageDataGenerator (rotation 30 degrees, zoom 0.2, shift
     0.1, horizontal flip). Its learning rate followed the accuracy on the folder of 16
@@ -312,7 +312,7 @@ def main() -> None:
     text = (
         f"{tabulate(results, test_name, arguments.seed)}\n\n"
         f"One seed ({arguments.seed}), at most {minutes:.3g} minutes for each peer; "
-        "95 % intervals by a bootstrap over patients. Threshold: largest 2 × "
+        "95% intervals by a bootstrap over patients. Threshold: largest 2 × "
         "sensitivity + specificity on the validation images, which are the same for "
         "all networks.\n"
     )

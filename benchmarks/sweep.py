@@ -18,7 +18,7 @@ off by patient number as well. Two options choose another test set:
               notebook) is most wrong. Their patients are excluded from training.
 --open-test   The data are used as they are. This is for the final recipe alone.
 
-Intervals are 95 % bootstrap intervals over patients and seeds. The difference to the
+Intervals are 95% bootstrap intervals over patients and seeds. The difference to the
 reference is paired: each draw takes the same patients and seeds for both recipes. For
 perturbed images each run has one score and no predictions, so their interval is
 Student's t over the seeds.
@@ -269,7 +269,7 @@ def leave_out(data: Path, target: Path) -> Path:
 
 
 def students_interval(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a mean; infinite for fewer than two values."""
+    """Return the 95% interval of a mean; infinite for fewer than two values."""
     from scipy import stats
 
     if len(values) < 2:
@@ -312,7 +312,7 @@ def resample(runs: list[dict], split: str, draws: int) -> dict[str, np.ndarray]:
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval between percentiles of bootstrap draws."""
+    """Return the 95% interval between percentiles of bootstrap draws."""
     low, high = np.quantile(values, (0.025, 0.975)).tolist()
     return low, high
 
@@ -461,7 +461,7 @@ def main() -> None:
     text = (
         f"{tabulate(results, compare(results), test_name)}\n\n"
         f"Protocol: {protocol}; seeds {', '.join(map(str, arguments.seeds))}. "
-        "Mean ± SD over the seeds. Second line: 95 % interval of the mean (reference), "
+        "Mean ± SD over the seeds. Second line: 95% interval of the mean (reference), "
         "or of the paired difference to the reference, by a bootstrap over patients "
         "and seeds (for perturbed images: Student's t over the seeds). "
         "Bold: significant.\n"

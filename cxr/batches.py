@@ -75,7 +75,8 @@ class ImageBatches(keras.utils.PyDataset):
         if self.seed is not None:
             order = np.random.default_rng((self.seed, epoch)).permutation(order)
         self.epoch = epoch
-        self.order = np.resize(order, len(self) * self.batch_size)  # starts over
+        # np.resize repeats the first images, to fill up the last batch.
+        self.order = np.resize(order, len(self) * self.batch_size)
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (images uint8, labels, weights float32) of a batch."""
@@ -86,7 +87,7 @@ class ImageBatches(keras.utils.PyDataset):
         labels = self.labels[chosen]
         perturbations = None
         if self.perturbations is not None:
-            perturbations = [self.perturbations[place] for place in chosen]
+            perturbations = [self.perturbations[index] for index in chosen]
         images = gather_images(self.arrays, rows, perturbations)
         if self.augmentation is not None:
             for image, row in zip(images[..., 0], rows, strict=True):

@@ -18,14 +18,14 @@ def format_estimate(estimate: dict[str, Any]) -> str:
 def compare_estimates(first: dict[str, Any], second: dict[str, Any]) -> str:
     """Return in words how `second` differs from `first`, an estimate on other images.
 
-    If two independent 95 % intervals do not overlap, the difference is significant. If
+    If two independent 95% intervals do not overlap, the difference is significant. If
     they overlap, nothing is claimed.
     """
     if second["high"] < first["low"]:
         return "significantly lower"
     if second["low"] > first["high"]:
         return "significantly higher"
-    return "not distinguishable (the intervals overlap)"
+    return "no significant difference shown (the intervals overlap)"
 
 
 def find_prevalence(report: dict[str, Any], split: str) -> float:
@@ -52,7 +52,7 @@ def conclude_shortcuts(report: dict[str, Any]) -> str:
     auc = report["shortcuts"]["all"]
     verb = "predict" if auc["low"] > 0.5 else "do not significantly predict"
     return (
-        f"**Shortcuts** {verb} the label without the lungs (AUC "
+        f"**Shortcuts** {verb} the label without any shape inside the lungs (AUC "
         f"{format_estimate(auc)}). A validation set with the same shortcuts cannot "
         "show whether a model uses them."
     )

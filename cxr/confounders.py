@@ -82,7 +82,7 @@ def features_outside_lungs(
 def shortcut_features(
     images: list[np.ndarray], files: pd.DataFrame
 ) -> dict[str, np.ndarray]:
-    """Return features that can predict the diagnosis without the lungs.
+    """Return features that can predict the label without any shape in the lungs.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def shortcut_aucs(
     bootstrap_samples: int,
     seed: int,
 ) -> dict[str, Estimate]:
-    """Return the AUC of each shortcut with a 95 % bootstrap interval by patient.
+    """Return the AUC of each shortcut with a 95% bootstrap interval by patient.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def shortcut_aucs(
 
 
 def describe_shortcuts(aucs: dict[str, Estimate], image_label: str) -> str:
-    """Return in words how well a classifier does without seeing the lungs.
+    """Return in words how well shortcut features predict the label.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def describe_shortcuts(aucs: dict[str, Estimate], image_label: str) -> str:
     """
     sentences = []
     for subject, estimate in (
-        ("no region of the lungs", aucs["all"]),
+        ("all shortcut features", aucs["all"]),
         ("only the side markers", aucs["side_markers"]),
     ):
         verdict = "not significantly better than chance"
@@ -262,7 +262,7 @@ def describe_shortcuts(aucs: dict[str, Estimate], image_label: str) -> str:
             verdict = "significantly better than chance"
         sentences.append(
             f"AUC of a linear classifier that sees {subject}: {estimate['value']:.3f} "
-            f"(95 % CI {estimate['low']:.3f} to {estimate['high']:.3f}), {verdict} on "
+            f"(95% CI {estimate['low']:.3f} to {estimate['high']:.3f}), {verdict} on "
             f"these {image_label}."
         )
     return "\n".join(sentences)

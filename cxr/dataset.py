@@ -296,7 +296,7 @@ def list_images(data_dir: str | Path) -> pd.DataFrame:
 def has_dataset_names(files: pd.DataFrame) -> bool:
     """Return whether the file names are those of the chest X-ray set.
 
-    Over 95 % of the images and most files of each class must have such a name. Other
+    Over 95% of the images and most files of each class must have such a name. Other
     programs use some of the names of normal images as well: IM-0001-0009-0001 is image
     9 of a series, whoever the patient is. In PNEUMONIA such a name is not one of the
     chest X-ray set.
@@ -396,7 +396,7 @@ def check_unreadable(
     Raises
     ------
     ValueError
-        If more than 1 % of the files (more than 3 in a small set) are unreadable, or if
+        If more than 1% of the files (more than 3 in a small set) are unreadable, or if
         a class is left with too few images.
     """
     unreadable = pd.concat(unreadable_tables, ignore_index=True)

@@ -14,7 +14,7 @@ from cxr.calibration import expected_calibration_error
 
 
 class Estimate(TypedDict):
-    """A metric with its 95 % confidence interval; NaN where it is undefined."""
+    """A metric with its 95% confidence interval; NaN where it is undefined."""
 
     value: float
     low: float
@@ -177,7 +177,7 @@ def cluster_bootstrap_weights(
 
 
 def percentile_ci(table: pd.DataFrame) -> dict[str, Estimate]:
-    """Return each column's value with its 95 % percentile confidence interval.
+    """Return each column's value with its 95% percentile confidence interval.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def metrics_with_ci(
     bootstrap_samples: int,
     seed: int,
 ) -> dict[str, Estimate]:
-    """Return the metrics of `compute_metrics` with 95 % confidence intervals.
+    """Return the metrics of `compute_metrics` with 95% confidence intervals.
 
     The intervals come from a bootstrap by patient. If all images are classified
     correctly, so are those of every bootstrap sample, and the interval would shrink to
@@ -252,7 +252,7 @@ def metrics_with_ci(
 def mean_with_ci(
     values: np.ndarray, patients: ArrayLike, bootstrap_samples: int, seed: int
 ) -> tuple[float, float, float]:
-    """Return (mean, low, high) of values (n,) with a 95 % bootstrap CI by patient."""
+    """Return (mean, low, high) of values (n,) with a 95% bootstrap CI by patient."""
     if not len(values):
         return float("nan"), float("nan"), float("nan")
     means = [
@@ -306,7 +306,7 @@ def describe_confusion_matrix(
     return (
         f"Missed {false_negatives} of {positives} {image_label} with pneumonia; "
         f"{false_positives} false positives among {negatives} normal ones.\n"
-        f"Accuracy {accuracy['value']:.1%} (95 % CI {accuracy['low']:.1%} to "
+        f"Accuracy {accuracy['value']:.1%} (95% CI {accuracy['low']:.1%} to "
         f"{accuracy['high']:.1%}): {verdict} the {prevalence:.1%} of always "
         "predicting PNEUMONIA."
     )
@@ -378,7 +378,7 @@ def metrics_by_finding(
     Returns
     -------
     DataFrame with a row for "bacterial" and "viral", as far as there are such images:
-    their number, the sensitivity, and the AUC against all normal images, with 95 %
+    their number, the sensitivity, and the AUC against all normal images, with 95%
     confidence intervals
     """
     rows = {}

@@ -229,7 +229,7 @@ def describe_grad_cam_checks(
     `image_label` names the images, for example "200 chest radiographs".
     """
     texts = {
-        name: f"{mean:.2f} (95 % CI {low:.2f} to {high:.2f})"
+        name: f"{mean:.2f} (95% CI {low:.2f} to {high:.2f})"
         for name, (mean, low, high) in checks.items()
     }
     lowest_at_maximum = checks["drop_at_maximum"][1]

@@ -26,7 +26,7 @@ class LinearBaseline:
     size : int
         The side of the thumbnails in pixels.
     border_only : bool
-        If True, the classifier sees only a border of 12 % of the width: it cannot use
+        If True, the classifier sees only a border of 12% of the width: it cannot use
         the lungs.
 
     References

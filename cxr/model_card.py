@@ -53,7 +53,7 @@ was used once, after the threshold had been chosen.
 
 An image is predicted as PNEUMONIA if its probability is at least
 {{ "%.4f"|format(report.threshold.value) }} ({{ report.threshold.rule }}).
-95 % confidence intervals: bootstrap over patients. Expected calibration error on
+95% confidence intervals: bootstrap over patients. Expected calibration error on
 validation: {{ "%.3f"|format(error.before) }} before Platt scaling,
 {{ "%.3f"|format(error.after) }} after; on test: {{ "%.3f"|format(error.test) }}.
 
@@ -67,7 +67,7 @@ validation: {{ "%.3f"|format(error.before) }} before Platt scaling,
 
 - Robustness: {{ robustness }}
 - Shortcuts: images with and without pneumonia differ in more than the disease (frame,
-  markers, X-ray machine). A classifier that sees no part of the lungs reaches an AUC of
+  markers, X-ray machine). A classifier of such shortcut features reaches an AUC of
   {{ describe(report.shortcuts.all) }} here. On the validation images on which these
   shortcuts mislead, this network has an AUC of
   {{ describe(network.auc_bias_conflicting) }}; on the others,

@@ -115,7 +115,7 @@ def compare_models(
     Returns
     -------
     dict of {model: {column: Estimate}}
-        With 95 % bootstrap intervals by patient; NaN where a subgroup is empty.
+        With 95% bootstrap intervals by patient; NaN where a subgroup is empty.
     """
     patients = np.asarray(patients)
     models: dict[str, dict[str, Estimate]] = {}

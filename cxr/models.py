@@ -72,7 +72,7 @@ def batch_normalization(name: str) -> keras.layers.Layer:
 def residual_block(
     x: keras.KerasTensor, filters: int, stride: int, name: str
 ) -> keras.KerasTensor:
-    """Add two 3 × 3 convolutions, with batch normalization, to a shortcut.
+    """Add two 3 × 3 convolutions, with batch normalization, to a skip connection.
 
     Parameters
     ----------
@@ -86,22 +86,20 @@ def residual_block(
     feature map (n, height / stride, width / stride, filters)
     """
     options = {"padding": "same", "use_bias": False}
-    shortcut = x
+    skip = x
     if stride > 1:
-        pool = layers.AveragePooling2D(
-            stride, padding="same", name=f"{name}_shortcut_pool"
-        )
-        shortcut = pool(shortcut)
-    if shortcut.shape[-1] != filters:
-        projection = layers.Conv2D(filters, 1, name=f"{name}_shortcut_conv", **options)
-        shortcut = projection(shortcut)
-        shortcut = batch_normalization(f"{name}_shortcut_norm")(shortcut)
+        pool = layers.AveragePooling2D(stride, padding="same", name=f"{name}_skip_pool")
+        skip = pool(skip)
+    if skip.shape[-1] != filters:
+        projection = layers.Conv2D(filters, 1, name=f"{name}_skip_conv", **options)
+        skip = projection(skip)
+        skip = batch_normalization(f"{name}_skip_norm")(skip)
     x = layers.Conv2D(filters, 3, stride, name=f"{name}_conv1", **options)(x)
     x = batch_normalization(f"{name}_norm1")(x)
     x = layers.ReLU(name=f"{name}_relu1")(x)
     x = layers.Conv2D(filters, 3, name=f"{name}_conv2", **options)(x)
     x = batch_normalization(f"{name}_norm2")(x)
-    x = layers.Add(name=f"{name}_add")([x, shortcut])
+    x = layers.Add(name=f"{name}_add")([x, skip])
     return layers.ReLU(name=f"{name}_relu2")(x)
 
 

@@ -227,7 +227,7 @@ def plot_small_validation_sets(
         )
         axis.axvline(accuracy, color="black", linestyle="--", linewidth=1)
         axis.set(
-            title=f"{size:,} images: 95 % of sets give {low:.0%} to {high:.0%}",
+            title=f"{size:,} images: 95% of sets give {low:.0%} to {high:.0%}",
             xlabel="estimated accuracy (dashed: all images)",
             ylabel="fraction of sets",
             xlim=(max(0, accuracy - 0.4), 1.02),
@@ -524,7 +524,7 @@ def plot_reliability(
     predictions : mapping of str to float array (n,)
         At most two sets of probabilities, for example before and after calibration.
     bins : int, default 10
-        Number of bins of equal width. The bars are Wilson's 95 % intervals.
+        Number of bins of equal width. The bars are Wilson's 95% intervals.
     """
     figure, axes = plt.subplot_mosaic(
         [["diagram", "counts"], ["legend", "legend"]],
@@ -595,7 +595,7 @@ def shortcut_sources(model: keras.Model) -> dict[str, str]:
         if type(layer).__name__ != "Add":
             continue
         source = layer.input[1]._keras_history.operation
-        while "_shortcut" in source.name:
+        while "_skip_" in source.name:
             source = source.input._keras_history.operation
         sources[layer.name] = source.name
     return sources
@@ -614,7 +614,7 @@ def group_layers(
     starts_block = False
     for layer in model.layers:
         kind = type(layer).__name__
-        if "_shortcut" in layer.name or kind in ("InputLayer", "Sequential"):
+        if "_skip_" in layer.name or kind in ("InputLayer", "Sequential"):
             continue
         shape = tuple(layer.output.shape[1:])
         if not stages or stages[-1][0] != shape or starts_block:
@@ -860,7 +860,7 @@ def plot_model_comparison(
     names = [display_name(name) for name in models]
     axis.set_yticks(rows + 0.09 * (len(columns) - 1), names)
     axis.axvline(0.5, color="#888888", linewidth=1, linestyle=":")
-    axis.set(xlabel="AUC with 95 % CI (dotted: chance)", ylim=(len(models) - 0.3, -0.4))
+    axis.set(xlabel="AUC with 95% CI (dotted: chance)", ylim=(len(models) - 0.3, -0.4))
     axis.grid(axis="y", visible=False)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     return figure
@@ -981,13 +981,13 @@ def plot_runs(
         yticks=range(len(compared)),
         yticklabels=labels,
         ylim=(-0.6, len(compared) - 0.4),
-        title="validation AUC, 95 % CI",
+        title="validation AUC, 95% CI",
     )
     gains.set(
         yticks=range(len(compared)),
         yticklabels=[],
         ylim=scores.get_ylim(),
-        title="AUC minus that of the reference, paired 95 % CI",
+        title="AUC minus that of the reference, paired 95% CI",
     )
     gains.xaxis.set_major_locator(plt.MaxNLocator(5))
     gains.axvline(0, color="#888888", linewidth=1)

@@ -288,7 +288,7 @@ def describe_aspect_ratio_use(
         verdict = "significant" if low > 0 or high < 0 else "not significant"
         sentences.append(
             f"{name}: rank correlation of the logit with the aspect ratio {value:.2f} "
-            f"(95 % CI {low:.2f} to {high:.2f}), {verdict}."
+            f"(95% CI {low:.2f} to {high:.2f}), {verdict}."
         )
     return "\n".join(sentences)
 

@@ -103,7 +103,7 @@ def describe_runs(records: list[RunRecord]) -> str:
     label = image_label(records[0]["data"])
     if reference is None:
         return (
-            f"Validation metrics with 95 % CI ({label}). No run can be compared with "
+            f"Validation metrics with 95% CI ({label}). No run can be compared with "
             "another."
         )
     predictions = reference["predictions"]
@@ -112,7 +112,7 @@ def describe_runs(records: list[RunRecord]) -> str:
     if reference["name"] != "reference":
         reason = " (the oldest run, because no comparable run is named 'reference')"
     return (
-        f"Metrics with 95 % CI on {count:,} validation images ({label}, validation set "
+        f"Metrics with 95% CI on {count:,} validation images ({label}, validation set "
         f"{reference['validation_set']}), sorted by AUC. Bold: differs from the "
         f"reference, {reference['name']!r}{reason}. Gray: cannot be compared."
     )
@@ -160,7 +160,7 @@ def paired_differences(
     -------
     dict
         {run: {"auc" or "accuracy": Estimate}}: its metric minus that of the reference,
-        with a 95 % percentile interval. Accuracy is that at each run's own threshold.
+        with a 95% percentile interval. Accuracy is that at each run's own threshold.
         Empty if there is no reference.
     """
     reference = reference_run(records)
@@ -217,7 +217,7 @@ def seed_variation(
 
 
 def is_significant(difference: Estimate) -> bool:
-    """Return whether the 95 % CI of a difference excludes 0."""
+    """Return whether the 95% CI of a difference excludes 0."""
     return difference["low"] > 0 or difference["high"] < 0
 
 
@@ -276,7 +276,7 @@ def describe_differences(
         lines = ["There is nothing to compare yet: change one setting and add a run."]
     else:
         lines = [
-            f"Differences from {reference['name']!r}, in brackets their 95 % CI "
+            f"Differences from {reference['name']!r}, in brackets their 95% CI "
             "(accuracy: each run at its own threshold):"
         ]
         for record in records:

@@ -23,7 +23,7 @@ parameters : number of its parameters
 temperature, shift : of Platt scaling; 1 and 0 where it was not applied
 calibration_error : {"before", "after"}: expected calibration error on validation
 threshold : the probability from which on the prediction is PNEUMONIA
-validation : {metric: {"value", "low", "high"}} with 95 % confidence intervals
+validation : {metric: {"value", "low", "high"}} with 95% confidence intervals
 validated : time of the evaluation, UTC
 predictions_hash : digest of validation.csv
 """

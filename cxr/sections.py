@@ -47,14 +47,14 @@ SECTIONS = (
         "images",
         (0, 1),
         freezes=("IMAGE_SIZE", "RESIZE_MODE"),
-        results=("x_train_folder", "x_val_folder", "x_test", "files", "unreadable"),
+        results=("x_train_folder", "x_val_folder", "x_test", "loaded", "unreadable"),
     ),
     Section("exploration", (0, 1, 2), results=("groups", "shortcut_scores")),
     Section(
         "split",
         (0, 1, 2, 3),
         freezes=("VALIDATION_FRACTION", "SPLIT_SEED"),
-        results=("val_files", "linear_model"),
+        results=("files", "val_files", "linear_model"),
     ),
     Section("model", (0, 1, 2), results=("networks",)),
     Section("training", (0, 1, 2, 3, 4, 5), results=("history",)),
@@ -63,7 +63,7 @@ SECTIONS = (
         (0, 1, 2, 3, 4, 5),
         uses_if_present=(6,),
         freezes=("RUN_NAME",),
-        results=("threshold", "p_test", "report"),
+        results=("threshold", "y_prob_test", "report"),
     ),
     Section("inspection", (0, 1, 2, 3, 4, 5, 7), results=("detector",)),
     Section("comparison", (0,), results=("records",)),
@@ -184,8 +184,8 @@ class SectionTracker:
         """Return the hash of a section's results; "" if it has never begun."""
         return self.runs[number].output_hash if number in self.runs else ""
 
-    def check(self, number: int, settings: Settings) -> None:
-        """Raise RuntimeError, saying what to run, unless a section can begin."""
+    def require(self, number: int) -> None:
+        """Raise RuntimeError if sections that a section requires have never begun."""
         required = self.sections[number].requires
         missing = [other for other in required if other not in self.runs]
         if missing:
@@ -194,7 +194,11 @@ class SectionTracker:
                 f"Section {number} needs the results of earlier sections: run "
                 f"section{plural} {', '.join(map(str, missing))} first."
             )
-        for other in required:
+
+    def check(self, number: int, settings: Settings) -> None:
+        """Raise RuntimeError, saying what to run, unless a section can begin."""
+        self.require(number)
+        for other in self.sections[number].requires:
             run = self.runs[other]
             if run.output_hash == "unfinished":
                 raise RuntimeError(

@@ -37,7 +37,7 @@ def make_callbacks(run_dir: Path, patience: int) -> list[keras.callbacks.Callbac
         Epochs without improvement before the learning rate falls; three times as many
         end the training.
     """
-    # Keras would fill in what stands in braces.
+    # Keras treats the path as a format string, so braces are escaped.
     checkpoint = str(run_dir / "epoch.keras").replace("{", "{{").replace("}", "}}")
     return [
         keras.callbacks.ReduceLROnPlateau(

@@ -7,7 +7,7 @@
 # %% [markdown]
 # # Pneumonia on chest X-rays: a convolutional network from scratch
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/) Choose *Upload* there, and give it this notebook.
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/) In Colab, choose **File → Upload notebook** and select this file.
 #
 # Does this child have pneumonia? In this notebook you download 5,856 chest radiographs,
 # build a **convolutional neural network (CNN)** with Keras, train it from random
@@ -16,7 +16,8 @@
 # ![What a finished run shows: a phantom radiograph, the predicted probability of pneumonia, and the Grad-CAM map](../docs/first_screen.png)
 #
 # Run everything from top to bottom first (**Runtime → Run all** in Colab). Then change
-# one setting and run a section again.
+# one setting and run a section again. Subsections marked *(optional)* can be skipped at
+# first reading, but their cells have to be run.
 #
 # 0 Setup · 1 Data · 2 Images as arrays · 3 Exploration · 4 Split by patient · 5 Model ·
 # 6 Training · 7 Evaluation · 8 Inspection · 9 Comparison of runs · 10 Conclusion
@@ -31,15 +32,17 @@
 # **TensorFlow** computes with arrays on a CPU or GPU and differentiates what it
 # computes. **Keras** is the layer above it: it describes a network in a few readable
 # lines. No score is written into this text. The code prints them, so they are those of
-# *your* run. Cells that only define helper functions are collapsed.
+# *your* run. Cells that only define helper functions are collapsed; the imports are in
+# the collapsed cell *Packages*.
 #
 # The cell *Settings* holds what you will want to change; the collapsed cell above it
 # holds the rest. `None` means "as the preset says". The preset `auto` is `full` on a
 # GPU and `quick` on a CPU. An empty `DATA_DIR` means: find the data set, or download
 # it. `SEED` makes a training repeatable.
 #
-# After a change, run the settings cell and then the section that you want to repeat. If
-# an earlier section has to be run again first, the cell tells you which one.
+# After a change, run the settings cell and then the section that you want to repeat.
+# Each section begins with `settings = section(n)`, which validates the settings and
+# tells you if an earlier section has to be run again first.
 
 # %% tags=["hide-input"]
 # @title Packages: check them, and install what is missing
@@ -145,7 +148,7 @@ from sklearn import metrics
 CACHE_DIR = "data/cache"  # decoded images; "" keeps none
 SPLIT_SEED = 0  # decides which patients validate: leave it alone while you compare runs
 VALIDATION_FRACTION = 0.15
-TARGET_SENSITIVITY = 0.95  # of the threshold, on validation images
+TARGET_SENSITIVITY = 0.98  # of the threshold, on validation images
 WEIGHT_DECAY = 0.004
 DROPOUT = 0.3
 AUG_AFFINE = 0.5  # strength of each augmentation
@@ -182,9 +185,10 @@ SEED = 0  # @param {type:"integer"}
 # ### Device, memory and time
 #
 # Settings are validated here, not after ten minutes of training. The images are kept as
-# integers from 0 to 255, one byte a pixel; as 64-bit floats they would take eight times
-# as much memory, which is what ends many notebooks on this data set. The training time
-# is a rough estimate, from timing one small convolution.
+# integers from 0 to 255, one byte per pixel. A 64-bit float takes eight bytes, and
+# three equal color channels triple that: 24 times the memory, which is why many
+# notebooks on this data set run out of it. The training time is a rough estimate, from
+# timing one small convolution.
 #
 # If the device is a CPU and you are in Colab, **Runtime → Change runtime type → T4
 # GPU** makes the full preset a matter of minutes. On a CPU, the quick preset uses
@@ -212,18 +216,19 @@ output_dir = (mount_drive() if settings.SAVE_TO_DRIVE else home) / settings.OUTP
 prepare_folder(output_dir, "OUTPUT_DIR", 200e6)
 set_plot_style()
 dtype_policy = choose_dtype_policy(settings.MIXED_PRECISION, device_kind, capability)
-summarize_environment(settings, device_kind, device_name, dtype_policy, 5856)
+expected_images = 5856  # of the real data set, which is not here yet
+summarize_environment(settings, device_kind, device_name, dtype_policy, expected_images)
 
 # %% [markdown]
 # ## 1. Data
 #
 # *Are all the radiographs here, and what do they look like?*
 #
-# The radiographs come from Kermany, Zhang and Goldbaum [1]: children of one to five
+# The radiographs come from Kermany, Zhang and Goldbaum [1, 2]: children of one to five
 # years, one hospital in Guangzhou, labeled by doctors as NORMAL or PNEUMONIA. Kaggle
-# hosts the most used copy; no account is needed. The archive has 2.4 GB because it
-# contains a second copy of every image, so only half of it is extracted. An interrupted
-# download continues where it stopped. (A Kaggle key belongs into
+# hosts the most widely used copy; no account is needed. The archive is 2.4 GB because
+# it contains a second copy of every image, so only half of it is extracted. An
+# interrupted download continues where it stopped. (A Kaggle key belongs in
 # `~/.kaggle/kaggle.json`, never into a cell.)
 #
 # Two **releases** are in use: Kaggle's copy of version 2, and version 3 at Mendeley.
@@ -235,7 +240,7 @@ summarize_environment(settings, device_kind, device_name, dtype_policy, 5856)
 # in the image, in the file and under each figure. What a network learns from them says
 # nothing about patients. The first sentence below says which data these are.
 #
-# **Guess first:** can you tell which of these children are ill?
+# **Guess first:** cover the captions: can you tell which of these children are ill?
 
 # %%
 import cxr.release  # fold
@@ -255,22 +260,25 @@ show = partial(show_figure, folder=output_dir / "figures", data_kind=data_kind)
 print(describe_data(data_dir, listed, data_kind, release, official))
 
 sample = listed.groupby("label").head(4)
-loaded = [
+first_images = [
     cv2.imread(str(data_dir / path), cv2.IMREAD_GRAYSCALE) for path in sample.path
 ]
-readable = [number for number, image in enumerate(loaded) if image is not None]
+readable = [number for number, image in enumerate(first_images) if image is not None]
 captions = [CLASS_NAMES[sample.label.iloc[number]] for number in readable]
 colors = label_colors(sample.label.iloc[readable])
-figure = plot_images([loaded[number] for number in readable], captions, 4, colors)
+figure = plot_images([first_images[number] for number in readable], captions, 4, colors)
 show(figure, "first_images", f"Some {images_are}, as they are in the files")
 listed.groupby(["folder", "finding"], sort=False).size().unstack(fill_value=0)
 
 # %% [markdown]
 # **How to read it:** healthy lungs are dark, with fine vessels. In pneumonia, fluid
 # fills air sacs, which then appear white: bacterial forms often show one dense patch,
-# viral ones a haze in both lungs. The table counts the files by folder and finding. The
-# finding, and the patient, are read from the file name: `person63_bacteria_306.jpeg` is
-# an image of patient 63.
+# viral ones a haze in both lungs. The table counts the files by folder and finding.
+# Patient and finding are read from the file name: `person63_bacteria_306.jpeg` is an
+# image of patient 63 with bacterial pneumonia, and in `IM-0115-0001.jpeg` and
+# `NORMAL2-IM-0115-0001.jpeg` the patient is 0115. The numbers restart in each series,
+# so two children may share a number. They then count as one patient, which can only
+# keep more images together.
 
 # %% [markdown]
 # ## 2. Images as arrays
@@ -285,10 +293,10 @@ listed.groupby(["folder", "finding"], sort=False).size().unstack(fill_value=0)
 # distorts them, `pad` adds black borders (which reveal the original aspect ratio),
 # `center_crop` discards the edges.
 #
-# Below is the function that reads one file, and what it does to one image. The JPEG
-# decoder can skip detail that resizing would discard anyway (it reduces an image by 2,
-# 4 or 8), which saves time. A file that is empty, truncated or not an image raises an
-# error.
+# Below are the function that reads one file and the function that resizes it. The
+# figure shows an image before and after. The JPEG decoder can skip detail that resizing
+# would discard anyway (it reduces an image by 2, 4 or 8), which saves time. A file that
+# is empty, truncated or not an image raises an error.
 
 # %%
 import cxr.images  # fold
@@ -314,9 +322,10 @@ show(plot_images([original, resized], captions, 2), "resizing", title)
 #
 # `load_split` reads a folder with all CPU cores. A damaged file neither stops the run
 # nor disappears: it is listed with the reason. Decoded images are kept in `CACHE_DIR`
-# and **memory-mapped**: they behave like an array, and their pages are read from the
-# disk when they are used, so the next start is fast. The arrays are never changed: what
-# a network does to its input happens inside the network. **Guess first:** how many
+# and **memory-mapped**: they behave like an array, but the operating system reads a
+# part from the disk only when it is used. The next start is fast, because nothing is
+# decoded again. These arrays are never changed: augmentation works on copies of a
+# batch, and rescaling to 0–1 is a layer of the network. **Guess first:** how many
 # megabytes do all training images take with one byte a pixel (`uint8`)? And how many as
 # `float64` in three equal channels, which is what many notebooks make of them?
 
@@ -339,7 +348,7 @@ for folder in ("train", "val", "test"):
     tables.append(table)
     problems.append(unreadable_files)
 x_train_folder, x_val_folder, x_test = arrays
-files = pd.concat(tables, ignore_index=True)  # one row for each image, in this order
+loaded = pd.concat(tables, ignore_index=True)  # one row for each image, in this order
 y_train_folder, y_val_folder, y_test = [
     table.label.to_numpy(np.uint8) for table in tables
 ]
@@ -347,8 +356,8 @@ unreadable = check_unreadable(listed, problems)
 
 megabytes = x_train_folder.size / 1e6
 print(
-    f"train takes {megabytes:,.1f} MB as uint8, and {3 * 8 * megabytes:,.1f} MB as "
-    "float64 in three channels."
+    f"train takes {megabytes:,.1f} MB as uint8, and {24 * megabytes:,.1f} MB as float64 "
+    "in three channels (8 bytes × 3 channels)."
 )
 describe_arrays(
     train=(x_train_folder, y_train_folder),
@@ -363,10 +372,11 @@ describe_arrays(
 # pneumonia?*
 #
 # **Guess first:** which class is more frequent, and what accuracy does a program reach
-# that always predicts that class? It finds every child with pneumonia and raises a
-# false alarm for every healthy one. So **accuracy**, the fraction of correct
-# predictions, is misleading when classes are imbalanced. The majority-class accuracy is
-# the floor that any model must exceed.
+# that always predicts that class? Its **sensitivity**, the fraction of ill children
+# that it finds, is 100%; its **specificity**, the fraction of healthy children that it
+# recognizes as healthy, is 0%. So **accuracy**, the fraction of correct predictions, is
+# misleading when classes are imbalanced. The majority-class accuracy is the floor that
+# any model must exceed.
 
 # %%
 from cxr.evaluation import Estimate, auc_and_average_precision  # again
@@ -382,11 +392,11 @@ title = (
     f"{y_train_folder.mean():.0%} of the {images_are} in train show pneumonia, "
     f"{y_test.mean():.0%} of those in test"
 )
-show(plot_class_balance(files), "class_balance", title)
-for folder, table in files.groupby("folder", sort=False):
+show(plot_class_balance(loaded), "class_balance", title)
+for folder, table in loaded.groupby("folder", sort=False):
     print(
         f"Always predicting PNEUMONIA on {folder}: accuracy {table.label.mean():.1%}, "
-        f"sensitivity 100 %, specificity 0 % ({len(table):,} images)."
+        f"sensitivity 100%, specificity 0% ({len(table):,} images)."
     )
 
 # %% [markdown]
@@ -397,7 +407,7 @@ for folder, table in files.groupby("folder", sort=False):
 
 # %%
 rng = np.random.default_rng(settings.SEED)
-train_folder = files[files.folder == "train"]
+train_folder = loaded[loaded.folder == "train"]
 chosen = np.concatenate(
     [
         rng.permutation(np.flatnonzero(train_folder.finding == finding))[:5]
@@ -417,19 +427,19 @@ show(plot_images(x_train_folder[chosen], captions, colors=colors), "samples", ti
 #
 # If a **patient** has several images, they can end up on both sides of a split, and so
 # can **identical images** in two files. The model is then evaluated on what it was
-# trained on (*data leakage*). Two labels within a group of identical images are
-# labeling errors.
+# trained on (*data leakage*). If identical images have different labels, at least one
+# label is wrong.
 
 # %%
 from cxr.split import group_patients  # show
 
-images_per_patient = files.groupby("patient").size()
+images_per_patient = loaded.groupby("patient").size()
 title = (
     f"{(images_per_patient > 1).mean():.0%} of {len(images_per_patient):,} patients "
     f"have several {images_are}, at most {images_per_patient.max()}"
 )
-show(plot_images_per_patient(files), "images_per_patient", title)
-image_hashes, duplicates = find_duplicates(itertools.chain(*arrays), files)
+show(plot_images_per_patient(loaded), "images_per_patient", title)
+image_hashes, duplicates = find_duplicates(itertools.chain(*arrays), loaded)
 print(
     f"{len(duplicates)} groups of identical images ({duplicates.images.sum()} images): "
     f"{(duplicates.patients > 1).sum()} with two patients, "
@@ -438,24 +448,26 @@ print(
 )
 
 # %% [markdown]
-# ### Shortcuts: what predicts the label without the lungs?
+# ### Shortcuts: what predicts the label besides the lungs?
 #
-# Children with and without pneumonia may have been X-rayed on other machines, by other
-# people, lying or standing. Then the aspect ratio of an image, its border, its corners,
-# the letter that marks a side, and even the size of the file are correlated with the
-# label. Such **confounders** allow *shortcut learning*: a network that uses them scores
-# well until it is applied to images from elsewhere. **Guess first:** how well can a
-# classifier do without seeing the lungs?
+# Children with and without pneumonia may have been X-rayed on different machines, by
+# different people, lying or standing. Then the aspect ratio of an image, its border,
+# its corners, the letter that marks a side, and even the size of the file are
+# correlated with the label. Such a **confounder**, here also called a *shortcut
+# feature*, allows **shortcut learning**: a network that uses it scores well until it is
+# applied to images from elsewhere. **Guess first:** how well can a classifier do
+# without any shape or position inside the lungs?
 #
 # Below is a linear classifier for each of these features, on the train and val folders
 # only. Each patient is scored by a model trained on other patients (**cross-fitting**).
-# The border is the outer eighth on each side. The gray levels are a histogram, without
-# any position. The **AUC** is the probability that a random child with pneumonia gets a
-# higher score than a random healthy child; 0.5 is chance level. The brackets hold its
-# 95 % confidence interval (CI), which section 7 explains.
+# The border is the outer eighth on each side. The gray levels are a histogram of the
+# whole image: it includes the brightness of the lungs, but not where a pixel lies. The
+# **AUC** is the probability that a random child with pneumonia gets a higher score than
+# a random healthy child; 0.5 is chance level. The brackets hold its 95% confidence
+# interval (CI), which section 7 explains.
 
 # %%
-pool = files[files.folder != "test"]
+pool = loaded[loaded.folder != "test"]
 pool_labels = pool.label.to_numpy()
 groups = group_patients(pool.patient, image_hashes[: len(pool)])
 features = shortcut_features([*x_train_folder, *x_val_folder], pool)
@@ -480,23 +492,24 @@ print(describe_shortcuts(shortcuts, images_are))
 format_metrics(AUC=shortcuts).rename_axis(f"{len(pool):,} {images_are}")
 
 # %% [markdown]
-# **How to read it:** compare the two rows of the figure. What differs outside the lungs
-# has nothing to do with pneumonia. An AUC whose interval lies above 0.5 means that a
-# network *can* use this feature. Whether ours *does* cannot be seen on a validation set
-# with the same confounders. Section 7 evaluates the models on images where these
-# features are misleading.
+# **How to read it:** compare the two rows of mean images. What differs outside the
+# lungs has nothing to do with pneumonia. An AUC whose interval lies above 0.5 means
+# that a network *can* use this feature. Whether ours *does* cannot be seen on a
+# validation set with the same confounders. Section 7 evaluates the models on images
+# where these features are misleading.
 
 # %% [markdown]
 # ## 4. Split by patient
 #
-# *How many images does it take to steer a training, and which ones may they be?*
+# *How many validation images are needed, and which images may be used?*
 #
-# During training, a **validation set** decides when the learning rate is reduced, which
-# epoch is kept, and later the threshold. The official `val` folder has 16 images. Here
-# it joins the `train` folder, and a fraction of the **patients** is set aside: all
-# images of a patient go to one side, identical images too, and normal, bacterial and
-# viral images keep their proportions (a *stratified group split*). From here on,
-# *train* and *val* mean the two sides of this split.
+# During training, a **validation set** determines when the learning rate is reduced and
+# which epoch is kept; later, the threshold is chosen on it. The `val` folder of
+# Kaggle's release has only 16 images. Here it joins the `train` folder, and a fraction
+# of the **patients** is set aside: all images of a patient go to one side, identical
+# images too, and normal, bacterial and viral images keep their proportions (a
+# *stratified group split*). From here on, *train* and *val* mean the two sides of this
+# split.
 
 # %%
 import cxr.calibration  # fold
@@ -505,7 +518,7 @@ import cxr.calibration  # fold
 from cxr.split import split_by_patient  # show
 
 settings = section(4)
-files["split"] = "test"
+files = loaded.assign(split="test")
 files.loc[pool.index, "split"] = split_by_patient(
     pool, groups, settings.VALIDATION_FRACTION, settings.SPLIT_SEED
 )
@@ -549,9 +562,9 @@ import cxr.robustness  # fold
 # ### 16 validation images, or hundreds?
 #
 # A linear classifier answers this in a second: it sees thumbnails of 24 × 24 pixels and
-# has one weight for each pixel. It predicts the validation images; then sets of 16 and
-# of all of them are drawn from these predictions. **Guess first:** which accuracies
-# might 16 images show?
+# has one weight for each pixel. It predicts the validation images; then many sets of
+# 16, and many of the full size, are drawn from these predictions, with replacement.
+# **Guess first:** which accuracies might 16 images show?
 
 # %%
 from cxr.linear_baseline import LinearBaseline  # show
@@ -567,9 +580,9 @@ figure = plot_small_validation_sets((16, len(correct)), correct, settings.SPLIT_
 show(figure, "small_validation_sets", title)
 
 # %% [markdown]
-# **How to read it:** with 16 images, chance moves the score more than any choice of
-# yours. Keeping the epoch that looks best on them means keeping a lucky one. Notice how
-# far such a simple model gets: this data set has strong shortcuts.
+# **How to read it:** with 16 images, the accuracy varies more by chance than between
+# reasonable models, so an epoch chosen on them is mostly a lucky one. Notice how far
+# such a simple model gets: a part of it may come from shortcuts, which section 7 tests.
 
 # %% [markdown]
 # ## 5. Model
@@ -632,9 +645,10 @@ show(figure, "relu_pooling", title)
 # ### Batch normalization, dense layers, sigmoid
 #
 # One image is dark, the next one bright. **Batch normalization** shifts and scales each
-# map to mean 0 and standard deviation 1 over the batch, which speeds up training. For
-# predictions, the layer uses running averages from training instead: after each batch,
-# `momentum` · average + (1 − `momentum`) · batch.
+# map to mean 0 and standard deviation 1 over the batch, and then applies a learned
+# scale and offset per channel, which speeds up training. For predictions, the layer
+# uses running averages from training instead: after each batch, `momentum` · average +
+# (1 − `momentum`) · batch.
 #
 # A **dense** layer connects every input value to every unit, with a weight for each
 # connection. At the end of the network, it sums the evidence into one number, the
@@ -661,13 +675,13 @@ for logit in (-3, 0, 3):
 # **baseline** that the refinements below have to beat. Each convolution has many
 # kernels, and each kernel produces its own map, a **channel**. A kernel covers all *in*
 # channels before it, and adds one **bias**. So *out* kernels of k × k have k · k · in ·
-# out + out weights: check the rows of the summary.
+# out + out parameters: check the rows of the summary.
 
 # %%
 from cxr.models import build_baseline  # show
 
-baseline_design = build_baseline(settings.IMAGE_SIZE)
-baseline_design.summary()
+baseline_untrained = build_baseline(settings.IMAGE_SIZE)
+baseline_untrained.summary()
 
 # %% [markdown]
 # ### Augmentation
@@ -708,8 +722,9 @@ show(plot_images([unmodified, *variants], captions), "augmentation", title)
 # ### The residual network
 #
 # Deeper networks can represent more, but plain deep networks are hard to train. A
-# **residual block** [3] adds its input to its output through a **shortcut connection**.
-# The block only has to learn a *correction*, and gradients flow back directly.
+# **residual block** [3] adds its input to its output through a **skip connection** (the
+# paper says shortcut connection; here, *shortcut* always means a confounder). The block
+# only has to learn a *correction*, and gradients flow back directly.
 #
 # The network first subtracts the **local mean** intensity, which suppresses differences
 # in brightness and slow gradients, and scales the rest to standard deviation 1. The
@@ -744,24 +759,25 @@ show(plot_images(panels, captions, 4), "local_mean", title)
 # %%
 from cxr.models import build_cnn  # show
 
-cnn_design = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)
-cnn_design.summary()
+cnn_untrained = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)
+cnn_untrained.summary()
 
 # %% [markdown]
 # ### Size and receptive field
 #
 # In the diagrams, a box is a stage with maps of one shape (height × width × channels);
-# an arc is a shortcut connection. **Parameters** are all numbers that a network stores:
-# weights, biases, and the averages of batch normalization.
+# an arc is a skip connection. **Parameters** are all numbers that a network stores:
+# weights, biases, and four numbers for each channel of a batch normalization: a learned
+# scale and offset, and two running averages, which Keras calls *non-trainable*.
 #
-# The **receptive field** of a unit is the square of input pixels that can influence it
-# (apart from the local mean). It grows with each convolution, and faster after each
-# pooling or stride. If it is smaller than a lung, a unit judges texture in a patch; if
-# it covers the image, one unit can compare both lungs. **Guess first:** which of the
-# two networks can?
+# The **receptive field** [5] of a unit is the square of input pixels that can influence
+# it (apart from the local mean and the scaling, which use a larger part of the image).
+# It grows with each convolution, and faster after each pooling or stride. If it is
+# smaller than a lung, a unit judges texture in a patch; if it covers the image, one
+# unit can compare both lungs. **Guess first:** which of the two networks can?
 
 # %%
-networks = {baseline_design: "pool4", cnn_design: "features"}
+networks = {baseline_untrained: "pool4", cnn_untrained: "features"}
 for network, last_layer in networks.items():
     parameters = f"{network.count_params():,} parameters"
     title = f"{network.name}: {len(network.layers)} layers, {parameters}"
@@ -783,28 +799,31 @@ for network, last_layer in networks.items():
 #
 # *Do the networks learn, and when should they stop?*
 #
-# The **loss** of an image is −log p if its label is PNEUMONIA and −log (1 − p) if it is
-# NORMAL (*binary cross-entropy*): it is large where the network is confidently wrong.
-# Its **gradient** ∂loss/∂w says for each weight w how fast the loss increases with it;
-# **backpropagation** computes it from the last layer to the first. After each batch,
-# the **optimizer** takes a step: w ← w − rate · gradient. **Adam** scales the steps by
-# running averages of the gradient and of its square; **AdamW** also shrinks the weights
-# a little (*weight decay*). Too large a **learning rate** overshoots, too small a one
-# makes no progress.
+# With p the predicted probability of pneumonia, the **loss** of an image is −log p if
+# its label is PNEUMONIA and −log (1 − p) if it is NORMAL (*binary cross-entropy*): it
+# is large where the network is confidently wrong. Its **gradient** ∂loss/∂w says for
+# each weight w how fast the loss increases with it; **backpropagation** computes it
+# from the last layer to the first. After each batch, the **optimizer** takes a step: w
+# ← w − learning rate · gradient. **Adam** scales the steps by running averages of the
+# gradient and of its square; **AdamW** also shrinks the weights a little (*weight
+# decay*). A **learning rate** that is too large overshoots the minimum; one that is too
+# small makes no progress.
 #
-# After each epoch, callbacks look at the loss on the validation images:
+# After each epoch, callbacks monitor the loss on the validation images:
 #
 # - **ReduceLROnPlateau** reduces the learning rate when the loss has not improved for
 #   `PATIENCE` epochs;
-# - **ModelCheckpoint** keeps the best epoch in a file;
+# - **ModelCheckpoint** saves the network after each epoch whose validation loss is the
+#   lowest so far;
 # - **EarlyStopping** ends the training after three times as many epochs without
 #   improvement.
 #
 # Each validation image is used four times: unmodified, and with three of eighteen
 # **perturbations** of exposure, sharpness, framing or markers (section 7 lists them).
 # On unmodified images nearly every epoch is almost perfect, so picking the best one
-# would be luck. If a callback watched the *test* set instead, the test score would be
-# too good, because test had chosen the epoch.
+# would be luck. The validation loss, accuracy and AUC printed below are those of all
+# four copies; section 7 scores the unmodified images. If a callback watched the *test*
+# set instead, the test score would be too good, because test had chosen the epoch.
 
 # %%
 import cxr.training  # fold
@@ -813,7 +832,7 @@ import cxr.training  # fold
 from cxr.training import make_callbacks  # show
 
 # %% [markdown]
-# ### The baseline
+# ### Training the baseline
 #
 # Every training is a **run** with a name, kept in `OUTPUT_DIR/runs/NAME/`. A training
 # that is lost with its session resumes after its last finished epoch; `TrainingRun` is
@@ -825,9 +844,9 @@ settings = section(6)
 enable_determinism(settings.DETERMINISTIC)
 runs_dir = output_dir / "runs"
 check_run_folder(runs_dir, settings.RUN_NAME)
-about = {"data": data_kind, "validation_set": validation_set_id(files)}
+run_info = {"data": data_kind, "validation_set": validation_set_id(files)}
 dtype_policy = choose_dtype_policy(settings.MIXED_PRECISION, device_kind, capability)
-monitored = add_perturbed_copies(
+val_monitor = add_perturbed_copies(
     make_batches("val", files, arrays, settings.BATCH_SIZE, devices=device_count)
 )
 print(
@@ -838,7 +857,12 @@ print(
 if settings.BASELINE_EPOCHS:
     keras.utils.set_random_seed(settings.SEED)
     train_batches = make_batches(
-        "train", files, arrays, settings.BATCH_SIZE, settings.SEED, device_count
+        "train",
+        files,
+        arrays,
+        batch_size=settings.BATCH_SIZE,
+        seed=settings.SEED,
+        devices=device_count,
     )
     with strategy.scope(), dtype_policy_scope(dtype_policy):
         baseline = build_baseline(settings.IMAGE_SIZE)
@@ -852,18 +876,18 @@ if settings.BASELINE_EPOCHS:
         )
         callbacks = make_callbacks(runs_dir / "baseline", settings.PATIENCE)
         with TrainingRun(
-            runs_dir / "baseline",
-            baseline,
-            callbacks,
-            settings.BASELINE_EPOCHS,
-            train_batches,
-            monitored,
-            settings,
-            about,
+            folder=runs_dir / "baseline",
+            model=baseline,
+            callbacks=callbacks,
+            epochs=settings.BASELINE_EPOCHS,
+            train_batches=train_batches,
+            val_batches=val_monitor,
+            settings=settings,
+            about=run_info,
         ) as baseline_run:
             baseline.fit(
                 train_batches,
-                validation_data=monitored,
+                validation_data=val_monitor,
                 epochs=settings.BASELINE_EPOCHS,
                 initial_epoch=baseline_run.first_epoch,
                 callbacks=[*callbacks, baseline_run],
@@ -872,11 +896,11 @@ if settings.BASELINE_EPOCHS:
             )
 
 # %% [markdown]
-# ### The residual network
+# ### Training the residual network
 #
 # Three things differ from the baseline besides the network: augmentation, AdamW instead
-# of Adam, and more epochs. **Predict:** from which epoch on does the validation loss
-# stay above the training loss?
+# of Adam, and more epochs. **Guess first:** from which epoch on does the validation
+# loss stay above the training loss?
 
 # %%
 keras.utils.set_random_seed(settings.SEED)
@@ -884,11 +908,11 @@ train_batches = make_batches(
     "train",
     files,
     arrays,
-    settings.BATCH_SIZE,
-    settings.SEED,
-    device_count,
-    settings.CLASS_WEIGHTS,
-    augmentation if settings.AUGMENT else None,
+    batch_size=settings.BATCH_SIZE,
+    seed=settings.SEED,
+    devices=device_count,
+    balance_classes=settings.CLASS_WEIGHTS,
+    augmentation=augmentation if settings.AUGMENT else None,
 )
 with strategy.scope(), dtype_policy_scope(dtype_policy):
     cnn = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)
@@ -904,18 +928,18 @@ with strategy.scope(), dtype_policy_scope(dtype_policy):
     )
     callbacks = make_callbacks(runs_dir / settings.RUN_NAME, settings.PATIENCE)
     with TrainingRun(
-        runs_dir / settings.RUN_NAME,
-        cnn,
-        callbacks,
-        settings.EPOCHS,
-        train_batches,
-        monitored,
-        settings,
-        about,
+        folder=runs_dir / settings.RUN_NAME,
+        model=cnn,
+        callbacks=callbacks,
+        epochs=settings.EPOCHS,
+        train_batches=train_batches,
+        val_batches=val_monitor,
+        settings=settings,
+        about=run_info,
     ) as training_run:
         cnn.fit(
             train_batches,
-            validation_data=monitored,
+            validation_data=val_monitor,
             epochs=settings.EPOCHS,
             initial_epoch=training_run.first_epoch,
             callbacks=[*callbacks, training_run],
@@ -958,9 +982,13 @@ print(describe_learning_curves(history))
 # | **AUC** | area under the ROC curve | how well the scores separate the classes |
 # | **average precision** | area under the PR curve | precision at all sensitivities, averaged |
 #
-# Each has a 95 % confidence interval from the **bootstrap**: patients are drawn with
-# replacement, `BOOTSTRAP_SAMPLES` times, and the interval covers 95 % of the resulting
-# scores. Patients are drawn, not images, because images of one child are alike.
+# The **ROC curve** plots sensitivity against 1 − specificity for all thresholds, the
+# **PR curve** precision against sensitivity. Each metric has a 95% confidence interval
+# from the **bootstrap**: patients are drawn with replacement, `BOOTSTRAP_SAMPLES`
+# times, and the interval covers 95% of the resulting scores. Patients are drawn, not
+# images, because images of one child are alike. If a metric is exactly 0 or 1, every
+# bootstrap sample repeats it; then the exact (Clopper–Pearson) interval for the number
+# of patients is shown.
 
 # %%
 import cxr.thresholds  # fold
@@ -973,23 +1001,24 @@ from cxr.evaluation import metrics_with_ci  # show
 # %% [markdown]
 # ### Calibration
 #
-# We reload the best checkpoint and predict the validation set. The test set is still
-# untouched.
+# We reload the epoch with the lowest validation loss (not the last one) and predict the
+# unmodified validation images. The test set is still untouched.
 #
-# Of all children for whom a network predicts 80 %, eighty in a hundred should have
-# pneumonia: then it is **calibrated**. Networks are often overconfident, or biased to
-# one class. **Platt scaling** [7] divides every logit by a *temperature* and adds a
-# *shift*, both fitted on validation; the ranking of the images, and so the AUC, does
-# not change. The **expected calibration error** (ECE) is the mean distance between
-# predicted probability and observed frequency. It is cross-fitted: each patient's
-# probability is scaled with parameters fitted to *other* patients. Where scaling does
-# not help these, it is not applied. **Predict:** will it help?
+# A network is **calibrated** if its probabilities match frequencies: of the children
+# for whom it predicts 80%, 80% have pneumonia. Networks are often overconfident, or
+# biased to one class. **Platt scaling** [7] divides every logit by a *temperature* and
+# adds a *shift*, both fitted on validation; the ranking of the images, and so the AUC,
+# does not change. The **expected calibration error** (ECE) is the mean distance between
+# predicted probability and observed frequency. The ECE after scaling is cross-fitted:
+# each patient's probability is scaled with parameters fitted to *other* patients. If
+# scaling does not improve the log loss of these, it is not applied. **Guess first:**
+# will it help?
 
 # %%
 from cxr.calibration import fit_platt_scaling  # show
 
 settings = section(7)
-bootstrap = (settings.BOOTSTRAP_SAMPLES, settings.SEED)
+bootstrap = {"bootstrap_samples": settings.BOOTSTRAP_SAMPLES, "seed": settings.SEED}
 runs_dir = output_dir / "runs"
 run_dir = runs_dir / settings.RUN_NAME
 model, record = load_run(run_dir, settings, validation_set_id(files))
@@ -1001,7 +1030,7 @@ print(
 logits = predict_logits(model, val_batches)
 temperature, shift, crossfitted = choose_calibration(y_val, logits, val_files.patient)
 calibrate_model(model, temperature, shift)
-p_val = apply_calibration(logits, temperature, shift)
+y_prob_val = apply_calibration(logits, temperature, shift)
 
 curves = {"before": special.expit(logits), "after (cross-fitted)": crossfitted}
 ece_before, ece_after = [
@@ -1014,33 +1043,35 @@ show(plot_reliability(y_val, curves), "reliability", f"{title} ({images_are})")
 # %% [markdown]
 # **How to read it:** points on the diagonal are calibrated; points below it mean
 # overestimated probabilities. A temperature above 1 makes the network less certain; a
-# positive shift raises every probability. The bars are 95 % intervals: there are few
+# positive shift raises every probability. The bars are 95% intervals: there are few
 # images in the middle, so these points scatter.
 #
 # ### Decision threshold
 #
 # A probability becomes a decision at a **threshold**. A missed pneumonia is worse than
 # a false alarm, so we fix the sensitivity: the threshold is the highest one that finds
-# `TARGET_SENSITIVITY` of the children with pneumonia, in all validation images,
-# unmodified and perturbed. Few unmodified images score near the threshold, so a handful
-# of them would determine it; and images from elsewhere will not look like the
-# unmodified ones. **Guess first:** above or below 0.5?
+# the fraction `TARGET_SENSITIVITY` of the children with pneumonia in all validation
+# images, unmodified and perturbed. Few unmodified images score near the threshold, so a
+# handful of them would determine it, and images from elsewhere will not look like them.
+# **Guess first:** above or below 0.5?
 
 # %%
 from cxr.thresholds import threshold_at_sensitivity  # show
 
 predict_model = partial(predict_probabilities, model)
-perturbed = {"unchanged": p_val} | predict_perturbed(predict_model, val_batches)
-y_pooled, p_pooled = pool_perturbations(y_val, perturbed)
+perturbed = {"unchanged": y_prob_val} | predict_perturbed(predict_model, val_batches)
+y_pooled, y_prob_pooled = pool_perturbations(y_val, perturbed)
 threshold_rule = (
     f"highest threshold with a sensitivity of {settings.TARGET_SENSITIVITY:.0%}"
 )
-threshold = threshold_at_sensitivity(y_pooled, p_pooled, settings.TARGET_SENSITIVITY)
+threshold = threshold_at_sensitivity(
+    y_pooled, y_prob_pooled, settings.TARGET_SENSITIVITY
+)
 print(
     f"The {threshold_rule} on {len(y_pooled):,} validation images "
     f"({len(y_val)} of them unmodified) is {threshold:.3f}."
 )
-print(describe_threshold(y_pooled, p_pooled, threshold))
+print(describe_threshold(y_pooled, y_prob_pooled, threshold))
 
 # %% [markdown]
 # ### Scores on validation
@@ -1049,7 +1080,9 @@ print(describe_threshold(y_pooled, p_pooled, threshold))
 # intervals. They are saved with the run, so that section 9 can compare runs.
 
 # %%
-validation = metrics_with_ci(y_val, p_val, val_files.patient, threshold, *bootstrap)
+validation = metrics_with_ci(
+    y_val, y_prob_val, val_files.patient, threshold, **bootstrap
+)
 record |= {
     "temperature": temperature,
     "shift": shift,
@@ -1058,30 +1091,38 @@ record |= {
     "validation": validation,
 }
 record = save_validation(
-    run_dir, record, val_files, p_val, globals().get("training_run")
+    run_dir, record, val_files, y_prob_val, globals().get("training_run")
 )
 format_metrics(validation=validation).rename_axis(images_are)
 
 # %% [markdown]
-# ### What other thresholds would cost (deeper)
+# ### What other thresholds would cost (optional)
 #
-# Other purposes need other thresholds. **Guess first:** if one child in twenty has
-# pneumonia, how many of the alarms are right? The figure shows a hundred children as
-# dots.
+# Other purposes need other thresholds. Five rules are compared, each chosen on all
+# unmodified and perturbed validation images and scored on the unmodified ones: ours;
+# the largest sensitivity + specificity (`youden` [6]); a fixed sensitivity; the lowest
+# total cost if a missed pneumonia costs as much as five false alarms; and 0.5. A lower
+# threshold trades false alarms for missed children. **PPV** and **NPV** are the
+# fractions of positive and of negative predictions that are right; they depend on the
+# **prevalence**, the fraction of children with pneumonia. **Guess first:** if one child
+# in twenty has pneumonia, how many of the alarms are right? The figure shows a hundred
+# children as dots.
 
 # %%
 thresholds = {
-    "sensitivity": threshold,
-    "youden": youden_threshold(y_pooled, p_pooled),
-    "sensitivity_counts_double": youden_threshold(y_pooled, p_pooled, 2),
-    "false_negative_costs_5": min_cost_threshold(y_pooled, p_pooled, 5),
+    "fixed_sensitivity": threshold,
+    "youden": youden_threshold(y_pooled, y_prob_pooled),
+    "sensitivity_counts_double": youden_threshold(y_pooled, y_prob_pooled, 2),
+    "false_negative_costs_5": min_cost_threshold(y_pooled, y_prob_pooled, 5),
     "one_half": 0.5,
 }
 figure, title = plot_hundred_children(
     validation["sensitivity"]["value"], validation["specificity"]["value"]
 )
 show(figure, "hundred_children", title)
-compare_thresholds(y_val, p_val, thresholds).rename_axis(f"validation, {images_are}")
+compare_thresholds(y_val, y_prob_val, thresholds).rename_axis(
+    f"validation, {images_are}"
+)
 
 # %% [markdown]
 # **How to read it:** the filled dots are alarms. From left to right, the same network
@@ -1096,11 +1137,11 @@ compare_thresholds(y_val, p_val, thresholds).rename_axis(f"validation, {images_a
 #
 # Another hospital and another machine give images that are darker, softer, noisier,
 # framed otherwise, with other markers. The test set is still closed, but validation
-# images can be perturbed. **Predict:** which perturbation costs most?
+# images can be perturbed. **Guess first:** which perturbation costs most?
 
 # %%
 robustness = evaluate_perturbations(y_val, perturbed, threshold)
-robustness_pooled = compute_metrics(y_pooled, p_pooled, threshold)
+robustness_pooled = compute_metrics(y_pooled, y_prob_pooled, threshold)
 worst = robustness.auc.idxmin()
 title = (
     f"AUC on validation {robustness.auc['unchanged']:.3f}; lowest "
@@ -1113,16 +1154,18 @@ print(describe_robustness(robustness))
 # %% [markdown]
 # **How to read it:** where the AUC stays high and only sensitivity or specificity drop,
 # the ranking of the images is intact and only the *threshold* no longer fits. Where the
-# AUC drops, the network no longer recognizes the disease. The pooled AUC is lower than
-# that of most perturbations, because one threshold has to fit all of them.
+# AUC drops, the ranking itself gets worse. The pooled AUC ranks the images of all
+# perturbations on one scale: it is lower if a perturbation shifts all predictions up or
+# down, which is also what a single threshold suffers from.
 #
 # ### Images on which shortcuts mislead
 #
-# The classifier of section 3 never sees a lung. The quarter of each class that it gets
-# most wrong is **bias-conflicting** [12]: there, a model that relies on shortcuts is
-# wrong. A model that relies on the lungs should be unaffected. The other images are
-# **bias-aligned**. Four models are compared, each with a threshold chosen by the same
-# rule on the same images. **Predict:** whose AUC drops most?
+# The shortcut classifier of section 3 sees no shape or position inside the lungs. The
+# quarter of each class that it gets most wrong is **bias-conflicting** [12]: there, a
+# model that relies on shortcuts is wrong. A model that relies on the lungs should be
+# unaffected. The other images are **bias-aligned**. Four models are compared, each with
+# a threshold chosen by the same rule on the same images. **Guess first:** whose AUC
+# drops most?
 
 # %%
 predictors = {
@@ -1137,35 +1180,37 @@ if settings.BASELINE_EPOCHS and (runs_dir / "baseline" / "run.json").exists():
     )
     predictors["baseline_cnn"] = partial(predict_probabilities, baseline_model)
 
-y_prob, model_thresholds = {}, {}
+val_probs_by_model, model_thresholds = {}, {}
 for name, predict in predictors.items():
-    y_prob[name] = predict(val_batches)
-    both = {"unchanged": y_prob[name]} | predict_perturbed(predict, val_batches)
+    val_probs_by_model[name] = predict(val_batches)
+    perturbed_probs = {"unchanged": val_probs_by_model[name]} | predict_perturbed(
+        predict, val_batches
+    )
     model_thresholds[name] = threshold_at_sensitivity(
-        *pool_perturbations(y_val, both), settings.TARGET_SENSITIVITY
+        *pool_perturbations(y_val, perturbed_probs), settings.TARGET_SENSITIVITY
     )
 predictors["residual_cnn"] = predict_model
-y_prob["residual_cnn"] = p_val
+val_probs_by_model["residual_cnn"] = y_prob_val
 model_thresholds["residual_cnn"] = threshold
 
 conflicting = bias_conflicting_mask(y_val, shortcut_scores["all"][is_val])
-models = compare_models(
+model_metrics = compare_models(
     y_val,
-    y_prob,
+    val_probs_by_model,
     model_thresholds,
     val_files.patient,
     bias_subgroups(conflicting),
     settings,
 )
-print(describe_bias_gap(models))
-table = format_metrics(**models).T
+print(describe_bias_gap(model_metrics))
+table = format_metrics(**model_metrics).T
 table.rename_axis(f"validation, {conflicting.sum()} of {len(y_val)} bias-conflicting")
 
 # %% [markdown]
-# **How to read it:** compare the columns `auc` and `auc_bias_conflicting`. Where the
-# second separates the models better than the first, validation alone hides how much
-# they rely on shortcuts. A drop has two causes: the shortcuts, and that these images
-# are hard. A model that drops less than the others relies less on the shortcuts.
+# **How to read it:** compare the columns `auc` and `auc_bias_conflicting`. If the
+# models differ more in the second, the validation AUC hides how much they rely on
+# shortcuts. A drop can have two causes: reliance on shortcuts, or images that are hard
+# anyway. A model that drops less than the others relies less on the shortcuts.
 
 # %%
 if "baseline_cnn" in predictors:
@@ -1175,62 +1220,69 @@ if "baseline_cnn" in predictors:
         "threshold": model_thresholds["baseline_cnn"],
         "validation": metrics_with_ci(
             y_val,
-            y_prob["baseline_cnn"],
+            val_probs_by_model["baseline_cnn"],
             val_files.patient,
             model_thresholds["baseline_cnn"],
-            *bootstrap,
+            **bootstrap,
         ),
     }
     save_validation(
-        runs_dir / "baseline", baseline_record, val_files, y_prob["baseline_cnn"]
+        runs_dir / "baseline",
+        baseline_record,
+        val_files,
+        val_probs_by_model["baseline_cnn"],
     )
 
 # %% [markdown]
 # ### Test
 #
-# The test set is opened once. Nothing may be changed from here on because of its
-# scores: tuning until test looks good turns it into a second validation set.
-# **Predict:** higher or lower than validation? In a **confusion matrix**, each row is a
-# true class. The **curves** show all other thresholds; the dots mark ours.
+# The test set is opened once. From here on, do not change anything because of the test
+# scores: tuning on test would turn it into a second validation set. **Guess first:**
+# higher or lower than validation? In a **confusion matrix**, each row is a true class.
+# The **curves** show all other thresholds; the dots mark ours.
 
 # %%
 test_files = files[files.split == "test"]
 test_batches = make_batches("test", files, arrays, batch_size=32)
-p_test = predict_probabilities(model, test_batches)
-test = metrics_with_ci(y_test, p_test, test_files.patient, threshold, *bootstrap)
-sets = {"validation": (y_val, p_val), "test": (y_test, p_test)}
+y_prob_test = predict_probabilities(model, test_batches)
+test = metrics_with_ci(y_test, y_prob_test, test_files.patient, threshold, **bootstrap)
+predictions_by_set = {"validation": (y_val, y_prob_val), "test": (y_test, y_prob_test)}
 confusion_matrices = [
     metrics.confusion_matrix(labels, probabilities >= threshold, labels=[0, 1])
-    for labels, probabilities in sets.values()
+    for labels, probabilities in predictions_by_set.values()
 ]
 title = describe_confusion_matrix(confusion_matrices[1], test, images_are)
 print(title)
 figure = plot_confusion_matrix(confusion_matrices, ["validation (by patient)", "test"])
 show(figure, "confusion_matrix", title)
 title = f"All other thresholds; dots: ours ({images_are})"
-show(plot_roc_pr_curves(sets, threshold), "roc_pr_curves", title)
+show(plot_roc_pr_curves(predictions_by_set, threshold), "roc_pr_curves", title)
 format_metrics(validation=validation, test=test).rename_axis(images_are)
 
 # %% [markdown]
-# The other models predict the test set at the same opening. **Predict:** is their order
-# that of validation, or that of the bias-conflicting images?
+# The other models predict the test set in the same evaluation. **Guess first:** is
+# their order that of validation, or that of the bias-conflicting images?
 
 # %%
-y_prob_test = {name: predict(test_batches) for name, predict in predictors.items()}
-models_on_test = compare_models(
+test_probs_by_model = {
+    name: predict(test_batches) for name, predict in predictors.items()
+}
+test_model_metrics = compare_models(
     y_test,
-    y_prob_test,
+    test_probs_by_model,
     model_thresholds,
     test_files.patient,
     release_subgroups(kaggle_only_mask(test_files)),
     settings,
 )
-models = {name: models[name] | models_on_test[name] for name in models}
-print(describe_order_agreement(models))
+model_metrics = {
+    name: model_metrics[name] | test_model_metrics[name] for name in model_metrics
+}
+print(describe_order_agreement(model_metrics))
 columns = {"auc": "#888888", "auc_bias_conflicting": "#0072B2", "test_auc": "#D55E00"}
 title = f"AUC on validation, on its bias-conflicting images, and on test ({images_are})"
-show(plot_model_comparison(models, columns), "model_comparison", title)
-format_metrics(**models_on_test).T.rename_axis(f"test, {images_are}")
+show(plot_model_comparison(model_metrics, columns), "model_comparison", title)
+format_metrics(**test_model_metrics).T.rename_axis(f"test, {images_are}")
 
 # %% [markdown]
 # **How to read it:** a model is worth its complexity where it is better on the
@@ -1239,25 +1291,29 @@ format_metrics(**models_on_test).T.rename_axis(f"test, {images_are}")
 # release has: published scores on the other release, such as MedMNIST's, were not
 # measured on them.)
 #
-# ### When test differs from validation (deeper)
+# ### When test differs from validation (optional)
 #
-# Another **prevalence**, the fraction of children with pneumonia, changes the **PPV**
-# and the calibration even if the network works as before. Other images or patients
-# change sensitivity and specificity themselves. The prevalence can be estimated from
-# the predictions alone, without labels, and the probabilities adapted to it [8]; this
-# is the last row. **Predict:** which columns does it improve?
+# Another prevalence changes the PPV and the calibration even if the network works as
+# before. Other images or patients change sensitivity and specificity themselves. The
+# prevalence can be estimated from the predictions alone, without labels, and the
+# probabilities adapted to it [8]; this is the last row. **Guess first:** which columns
+# does it improve?
 
 # %%
 train_prevalence = files.label[files.split == "train"].mean()
-p_adapted, estimated_prevalence = adapt_to_prevalence(p_test, train_prevalence)
+y_prob_adapted, estimated_prevalence = adapt_to_prevalence(
+    y_prob_test, train_prevalence
+)
 print(describe_prevalence(train_prevalence, estimated_prevalence, y_test.mean()))
-table = compare_datasets(sets | {"test, adapted": (y_test, p_adapted)}, threshold)
+table = compare_datasets(
+    predictions_by_set | {"test, adapted": (y_test, y_prob_adapted)}, threshold
+)
 table.style.format("{:.3f}").set_caption(images_are)
 
 # %% [markdown]
 # **How to read it:** differences smaller than the intervals above are noise. If the
 # specificity on test is lower than its validation interval allows, the *images* of
-# healthy children differ, and no arithmetic corrects that. Honest remedies need new,
+# healthy children differ, and no arithmetic corrects that. Valid remedies need new,
 # labeled images from the new place, to choose the threshold there or to train with
 # them. Tuning the threshold on *this* test set is not a remedy.
 #
@@ -1269,8 +1325,8 @@ table.style.format("{:.3f}").set_caption(images_are)
 columns = ["split", "path", "label", "patient", "probability"]
 predictions = pd.concat(
     [
-        val_files.assign(split="validation", probability=p_val)[columns],
-        test_files.assign(probability=p_test)[columns],
+        val_files.assign(split="validation", probability=y_prob_val)[columns],
+        test_files.assign(probability=y_prob_test)[columns],
     ],
     ignore_index=True,
 )
@@ -1299,11 +1355,11 @@ report = {
     "temperature": temperature,
     "shift": shift,
     "calibration_error": record["calibration_error"]
-    | {"test": expected_calibration_error(y_test, p_test)},
+    | {"test": expected_calibration_error(y_test, y_prob_test)},
     "robustness": robustness.to_dict("index"),
     "robustness_pooled": robustness_pooled,
     "shortcuts": shortcuts,
-    "models": models,
+    "models": model_metrics,
     "threshold": {"value": threshold, "rule": threshold_rule},
     "thresholds": thresholds,
     "validation": validation | {"confusion_matrix": confusion_matrices[0]},
@@ -1316,38 +1372,39 @@ publish_run(output_dir, run_dir, record, model, predictions, report)
 #
 # *Where is the network wrong, and what does it look at?*
 #
-# **Predict:** are its worst errors images on which you would hesitate yourself?
+# **Guess first:** are its worst errors images on which you would hesitate yourself?
 
 # %%
 import cxr.grad_cam  # fold
 
 # %%
 settings = section(8)
-bootstrap = (settings.BOOTSTRAP_SAMPLES, settings.SEED)
-predicted = p_test >= threshold
-wrong = np.flatnonzero(predicted != y_test)
-wrong = wrong[np.argsort(-abs(p_test[wrong] - threshold))]
+bootstrap = {"bootstrap_samples": settings.BOOTSTRAP_SAMPLES, "seed": settings.SEED}
+y_pred = y_prob_test >= threshold
+wrong = np.flatnonzero(y_pred != y_test)
+wrong = wrong[np.argsort(-abs(y_prob_test[wrong] - threshold))]
 print(f"{len(wrong)} of {len(y_test)} {images_are} in test are misclassified.")
 if len(wrong):
     captions = [
-        f"{CLASS_NAMES[y_test[row]]}, predicted {p_test[row]:.3f}" for row in wrong[:10]
+        f"{CLASS_NAMES[y_test[row]]}, predicted {y_prob_test[row]:.3f}"
+        for row in wrong[:10]
     ]
     figure = plot_images(
         x_test[wrong[:10]], captions, colors=label_colors(y_test[wrong[:10]])
     )
     title = f"Errors on test, most confident first (caption: true class; {images_are})"
     show(figure, "errors", title)
-metrics_by_finding(y_test, p_test, test_files, threshold, *bootstrap).rename_axis(
+metrics_by_finding(y_test, y_prob_test, test_files, threshold, **bootstrap).rename_axis(
     f"test, {images_are}"
 )
 
 # %% [markdown]
-# **How to read it:** a confident error on a clear image is the network's; one on an
-# image that nobody could read may be the label's. Look for what the errors have in
-# common: exposure, rotation, tubes and electrodes, the child's age. The table says
-# which kind of pneumonia is found more easily, though the network was never told the
-# kind. Both rows share their normal images, so do not judge by whether the intervals
-# overlap.
+# **How to read it:** if you can read the image easily, a confident error is probably a
+# mistake of the network. If you cannot, the label may be wrong. Look for what the
+# errors have in common: exposure, rotation, tubes and electrodes, the child's age. The
+# table says which finding is detected more easily, though the network was never told
+# the finding. Both rows share their normal images, so their AUCs are correlated:
+# overlapping intervals do not decide whether they differ.
 #
 # ### Grad-CAM: where does the network look?
 #
@@ -1355,38 +1412,41 @@ metrics_by_finding(y_test, p_test, test_files, threshold, *bootstrap).rename_axi
 # the logit with respect to it, and sums them up. Bright regions support the prediction.
 # But a plausible map can mean nothing, so there are two sanity checks. A network with
 # **random weights** must give a different map; otherwise the map shows the image and
-# not what was learned [9]. And covering the **brightest square** must lower the score
-# more than covering a random one. **Guess first:** by how much?
+# not what was learned [9]. And covering the **brightest square** must lower the logit
+# of the predicted class more than covering a random one. **Guess first:** by how much?
 
 # %%
 from cxr.grad_cam import grad_cam  # show
 
 # %%
-chosen, captions, counts = select_examples(y_test, p_test, predicted, settings.SEED)
-heatmaps = grad_cam(model, x_test[chosen], predicted[chosen])
+chosen, captions, counts = select_examples(y_test, y_prob_test, y_pred, settings.SEED)
+heatmaps = grad_cam(model, x_test[chosen], y_pred[chosen])
 figure = plot_grad_cam(x_test[chosen], heatmaps, captions, label_colors(y_test[chosen]))
 show(figure, "grad_cam", f"Grad-CAM: {counts} ({images_are})")
 
 some = np.random.default_rng(settings.SEED).permutation(len(y_test))[:48]
 checks = sanity_check_grad_cam(
-    model, x_test[some], predicted[some], test_files.patient.iloc[some], *bootstrap
+    model, x_test[some], y_pred[some], test_files.patient.iloc[some], **bootstrap
 )
 print(describe_grad_cam_checks(checks, f"{len(some)} {images_are}"))
 
 # %% [markdown]
 # **How to read it:** bright regions support the prediction that was made: PNEUMONIA for
 # a true positive, NORMAL for a true negative. Bright on the lungs is what one hopes
-# for; on a marker, a border, a tube or the abdomen it may be a shortcut. If the first
-# interval and the second overlap, do not trust the map. Even a map that passes shows
-# only *where* the evidence lies, not whether it is disease.
+# for; on a marker, a border, a tube or the abdomen it may be a shortcut. If the
+# occlusion interval of the brightest square is not entirely above that of a random
+# square, or the rank correlation with random weights is near 1, do not trust the maps.
+# Even maps that pass do not show that the network recognizes pneumonia: they show
+# roughly where the evidence lies, not which property of the region counts. A network
+# that relies on a shortcut inside the chest gets a plausible map too.
 #
 # ### Does the network use the border or the aspect ratio?
 #
 # Section 3 shows what the border of an image reveals about the label. Now it is masked,
-# or shown alone. **Predict:** which AUC remains?
+# or shown alone. **Guess first:** which AUC remains?
 
 # %%
-print(describe_aspect_ratio_use(test_files, p_test, settings))
+print(describe_aspect_ratio_use(test_files, y_prob_test, settings))
 views = {
     "whole image": val_batches,
     "border masked": perturb_batches(val_batches, mask_border),
@@ -1398,7 +1458,7 @@ border_use = {
         predict_probabilities(model, batches),
         val_files.patient,
         threshold,
-        *bootstrap,
+        **bootstrap,
     )
     for name, batches in views.items()
 }
@@ -1416,19 +1476,20 @@ format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
 # **What was done about shortcuts, and what remains.** The augmentation of section 5
 # makes intensity, sharpness and framing less informative, and perturbed images help to
 # choose the epoch and the threshold. Local mean subtraction significantly improved the
-# AUC on images from acquisition sources that were excluded from training. Much else did
-# not: swapped or covered borders, added markers, mixed images, more weight for
-# bias-conflicting ones (`docs/results.md` of this project). So expect less on images
-# from other sources than validation promises.
+# AUC on images from acquisition sources that were excluded from training. These methods
+# brought no significant improvement: swapped or covered borders, added markers, mixed
+# images, more weight for bias-conflicting ones (`docs/results.md` of this project). So
+# expect less on images from other sources than validation promises.
 #
-# ### Your own image (deeper)
+# ### Your own image (optional)
 #
 # A network predicts something for every image, for a cat too. So first: **how different
-# is the image from the training images?** Average pooling turns each image into a few
-# hundred numbers, its **features**; the **Mahalanobis distance** [11] measures how far
-# it lies from the center of the training images. Color, aspect ratio and a DICOM header
-# are checked as well. If a warning appears, no prediction is reported. No warning does
-# not mean that the prediction is correct.
+# is the image from the training images?** Global average pooling (the layer `average`)
+# turns each image into one number per channel, its **feature vector**; the
+# **Mahalanobis distance** [11] measures how far it lies from the center of the training
+# images. Color, aspect ratio and a DICOM header are checked as well. If a warning
+# appears, no prediction is reported. No warning does not mean that the prediction is
+# correct.
 
 # %%
 import cxr.dicom  # fold
@@ -1476,13 +1537,15 @@ predict_image(
 # *Did a change help, or is the difference noise?*
 #
 # **To add a run:** in the settings cell of section 0, give a new `RUN_NAME` and change
-# **one** setting, such as `AUGMENT = False`. Run that cell, then sections 6 and 7 (for
-# `IMAGE_SIZE`, sections 2 to 5 before them), then this one. `BASELINE_EPOCHS = 0` saves
-# the time of the baseline. **Predict**, and write it down: will the AUC increase or
-# decrease, and by how much?
+# **one** setting, such as `AUGMENT = False`. Run that cell, then section 6, and section
+# 7 up to *Scores on validation* (for `IMAGE_SIZE`, sections 2 to 5 first), then this
+# section. Leave out *Test*: the comparison uses validation only, and test is opened
+# once, for the run that you finally choose. `BASELINE_EPOCHS = 0` saves the time of the
+# baseline. **Guess first**, and write it down: will the AUC increase or decrease, and
+# by how much?
 #
-# Every run keeps its record on disk, so after a restart sections 0 and 9 show them all.
-# Runs are compared on **validation**, because test must not choose anything.
+# The record of each run stays on disk: after a restart, run sections 0 and 9 to see all
+# runs.
 
 # %%
 import cxr.run_comparison  # fold
@@ -1497,17 +1560,17 @@ records = list_runs(output_dir / "runs")
 show_runs(records)
 
 # %% [markdown]
-# **Paired comparison.** The intervals in the table include which patients happen to be
-# in the validation set. But all runs share these patients: an image that is hard for
+# **Paired comparison.** The intervals in the table include the sampling variability of
+# the validation patients. But all runs share these patients: an image that is hard for
 # one is hard for all. So patients are resampled, both networks are scored on the *same*
 # sample, and the difference is taken, many times.
 #
 # If the interval of the difference includes 0, the runs are not distinguishable on this
 # validation set: keep the simpler one, unless they differ on the bias-conflicting
-# images of section 7, which say more about images from elsewhere. If it excludes 0,
-# other *patients* would probably agree, but another `SEED` perhaps not: repeat both
-# with `SEED` 1 and 2, under new names. The best of many runs owes part of its lead to
-# chance.
+# images of section 7, which say more about images from elsewhere. If it excludes 0, the
+# difference is significant for the sampling of patients, but it may still depend on
+# `SEED`: repeat both with `SEED` 1 and 2, under new names. The best of many runs owes
+# part of its lead to chance.
 
 # %%
 differences = paired_differences(
@@ -1548,9 +1611,9 @@ display(Markdown(summarize_findings(report)))
 # only; children with and without pneumonia may differ in more than the disease; another
 # hospital will differ from validation.
 #
-# Weights without such a description are dangerous. A **model card** [10] gives it on
-# one page, filled in from the record of this run. Read it as an outsider: would you
-# trust this network?
+# Publishing weights without stating these limits is dangerous. A **model card** [10]
+# states them on one page, filled in from the record of this run. Read it as an
+# outsider: would you trust this network?
 
 # %%
 read_verified(output_dir, report, "best.keras")  # another run may have replaced it
@@ -1580,7 +1643,7 @@ display(Markdown(card))
 #
 # 1. **Another kernel.** Use one that responds to vertical edges. *Expect:* other
 #    outlines; the ribs fade.
-# 2. **A rare disease.** At which prevalence is every second alarm of ours false?
+# 2. **A rare disease.** At which prevalence are half of our network's alarms false?
 #    *Expect:* a low one.
 # 3. **Test-time augmentation.** Average the predictions for each image and its mirror
 #    image. *Expect:* little gain.
@@ -1604,12 +1667,16 @@ if EXERCISE == 2:
     print(f"At a prevalence of {prevalence:.2%}, {ppv:.0%} of the alarms are right.")
 if EXERCISE == 3:
     mirrored = perturb_batches(val_batches, lambda image: image[:, ::-1])
-    p_mirrored = predict_probabilities(model, mirrored)
-    averaged = special.expit((to_logits(p_val) + to_logits(p_mirrored)) / 2)
-    trials = {"unmodified": p_val, "mirrored": p_mirrored, "mean of both": averaged}
+    y_prob_mirrored = predict_probabilities(model, mirrored)
+    averaged = special.expit((to_logits(y_prob_val) + to_logits(y_prob_mirrored)) / 2)
+    trials = {
+        "unmodified": y_prob_val,
+        "mirrored": y_prob_mirrored,
+        "mean of both": averaged,
+    }
     for name, probabilities in trials.items():
         auc = metrics_with_ci(
-            y_val, probabilities, val_files.patient, threshold, *bootstrap
+            y_val, probabilities, val_files.patient, threshold, **bootstrap
         )["auc"]
         print(f"{name}: AUC {auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]")
 

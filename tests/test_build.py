@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import build
 import jupytext.cli
@@ -98,6 +99,7 @@ is {score(size)}"""
 
 # %%
 import sys
+from types import SimpleNamespace
 
 import math
 
@@ -287,7 +289,9 @@ def test_a_section_says_what_to_run_in_an_empty_kernel(tmp_path):
     assert "module-more" in guarded and "module-films" not in guarded
     with pytest.raises(RuntimeError, match=r"Section 2 .*run section 0 first"):
         exec(code["module-more"], {})
-    exec(code["module-more"], {"section": None})
+    required = []
+    exec(code["module-more"], {"section": SimpleNamespace(require=required.append)})
+    assert required == [2]
 
     text_path.write_text(text.replace("import cxr.more  # fold", "print(1)"))
     (package / "more.py").unlink()
@@ -422,6 +426,7 @@ def test_the_same_sources_give_the_same_bytes(tmp_path):
     text, package = write_sample(tmp_path)
     wanted = build.render(build.build(text, package)).encode()
     code = f"""import sys
+from types import SimpleNamespace
 sys.path.insert(0, {str(ROOT / "tools")!r})
 import build
 notebook = build.build({str(text)!r}, {str(package)!r})

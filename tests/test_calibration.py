@@ -137,7 +137,7 @@ def test_the_sentence_on_calibration_fits_both_outcomes():
 
 @pytest.mark.parametrize("true_prevalence", [0.1, 0.5, 0.9])
 def test_another_prevalence_is_estimated_without_labels(true_prevalence):
-    """Two normal distributions; the probabilities are calibrated at 70 %."""
+    """Two normal distributions; the probabilities are calibrated at 70%."""
     generator = np.random.default_rng(0)
     labels = (generator.random(20_000) < true_prevalence).astype(int)
     likelihood_ratio = np.exp((generator.normal(labels, 0.7) - 0.5) / 0.49)

@@ -65,7 +65,7 @@ def test_all_numbers_are_those_of_the_report():
     [
         (0.65, 0.84, "significantly lower"),
         (0.96, 0.99, "significantly higher"),
-        (0.80, 0.86, "not distinguishable"),
+        (0.80, 0.86, "no significant difference"),
     ],
 )
 def test_a_difference_is_significant_where_the_intervals_do_not_overlap(

@@ -447,7 +447,7 @@ def test_too_many_unreadable_files_stop_the_run_with_the_first_name(tiny):
     unreadable = pd.DataFrame({"path": many.path[:15], "problem": "the file is empty"})
     with pytest.raises(ValueError, match="15 of 1440"):
         check_unreadable(many, [unreadable])
-    check_unreadable(many, [unreadable[:7], unreadable[7:14]])  # 1 % of them is 14.4
+    check_unreadable(many, [unreadable[:7], unreadable[7:14]])  # 1% of them is 14.4
 
 
 def test_a_class_with_one_patient_is_refused_however_many_images_it_has(tiny):

@@ -171,7 +171,7 @@ def test_a_predictive_value_without_predictions_is_nan():
 
 def test_intervals_are_as_wide_as_the_number_of_patients_demands():
     """40 patients with 10 equal images each: as wide as for 40 images, not for 400."""
-    is_correct = np.repeat(np.arange(40) % 5 > 0, 10)  # 80 % of the patients
+    is_correct = np.repeat(np.arange(40) % 5 > 0, 10)  # 80% of the patients
     labels = np.repeat(np.arange(40) % 2, 10)
     patients = np.repeat(np.arange(40), 10)
     probabilities = np.where(is_correct == (labels == 1), 0.9, 0.1)
@@ -207,7 +207,7 @@ def test_a_bootstrap_sample_draws_whole_patients_with_replacement():
 def test_an_interval_does_not_collapse_where_there_is_no_error():
     """None of 40 normal patients is misclassified.
 
-    At a true specificity of .025 ** (1 / 40) = .912, that happens in 2.5 % of cases.
+    At a true specificity of .025 ** (1 / 40) = .912, that happens in 2.5% of cases.
     """
     labels = np.array([0] * 40 + [1] * 100)
     patients = np.arange(140)
@@ -271,7 +271,7 @@ def test_one_image_of_each_class_has_metrics():
 
 @pytest.mark.parametrize("true_prevalence", [0.1, 0.9])
 def test_a_comparison_of_data_sets_shows_what_the_prevalence_changes(true_prevalence):
-    """Calibrated at a prevalence of 70 %, for images that have another one."""
+    """Calibrated at a prevalence of 70%, for images that have another one."""
     generator = np.random.default_rng(0)
     labels = (generator.random(20_000) < true_prevalence).astype(int)
     odds = np.exp((generator.normal(labels, 0.7) - 0.5) / 0.49) * 0.7 / 0.3
@@ -289,7 +289,7 @@ def test_a_comparison_of_data_sets_shows_what_the_prevalence_changes(true_preval
 
 @pytest.mark.parametrize(("low", "is_above"), [(0.63, True), (0.62, False)])
 def test_the_accuracy_is_compared_with_that_of_a_constant_prediction(low, is_above):
-    """Of 624 images 390, or 62.5 %, are PNEUMONIA."""
+    """Of 624 images 390, or 62.5%, are PNEUMONIA."""
     text = describe_confusion_matrix(
         np.array([[200, 34], [12, 378]]),
         {"accuracy": {"value": 578 / 624, "low": low, "high": 0.95}},

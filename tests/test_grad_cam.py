@@ -204,7 +204,7 @@ PASSED = {
 
 def test_maps_pass_only_where_their_maximum_matters_significantly_more():
     text = describe_grad_cam_checks(PASSED, "9 images")
-    for words in ("On 9 images", "3.00 (95 % CI 2.50 to 3.50)", "1.00", "0.10"):
+    for words in ("On 9 images", "3.00 (95% CI 2.50 to 3.50)", "1.00", "0.10"):
         assert words in text
     assert "do not pass" not in text
     overlapping = PASSED | {"drop_at_random": (1.0, 0.5, 2.6)}

@@ -30,7 +30,7 @@ def test_conflicting_images_look_most_like_the_other_class():
 
 @pytest.fixture(scope="module")
 def models():
-    """A model of a shortcut, and one of the lungs that is right in 90 % of images."""
+    """A model of a shortcut, and one of the lungs that is right in 90% of images."""
     generator = np.random.default_rng(0)
     labels = np.arange(400) % 2
     shortcut = np.clip(labels + generator.normal(0, 0.6, 400), -1, 2)

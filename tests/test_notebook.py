@@ -232,7 +232,7 @@ def test_metrics_json_keeps_its_contract(kernel):
     names = {section.name for section in SECTIONS}
     assert set(report["seconds"]) == names
     assert report["threshold"]["rule"]
-    assert report["thresholds"]["sensitivity"] == report["threshold"]["value"]
+    assert report["thresholds"]["fixed_sensitivity"] == report["threshold"]["value"]
     assert all(re.fullmatch("[a-z0-9_]+", key) for key in list_keys(report))
     for part in ("validation", "test"):
         for name in (

@@ -249,7 +249,7 @@ def test_patients_are_counted_by_their_images():
 
 
 def test_small_validation_sets_follow_the_binomial_distribution():
-    """At an accuracy of 80 %: 5 to 10 of 10 images, and 304 to 335 of 400."""
+    """At an accuracy of 80%: 5 to 10 of 10 images, and 304 to 335 of 400."""
     figure = plot_small_validation_sets((10, 400), np.arange(1000) % 5 > 0, 0)
     small, large = figure.axes
     assert small.get_title().startswith("10 images")

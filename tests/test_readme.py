@@ -88,7 +88,7 @@ def find_numbers(text, french=False):
 
 def test_numbers_are_read_in_both_languages():
     english = (
-        "5,856 of 0.95, 95 %, 3.10–3.13, 10, 20 and 1,235,512 "
+        "5,856 of 0.95, 95%, 3.10–3.13, 10, 20 and 1,235,512 "
         "`9` [x](8.html) <!-- 7 -->\n```\n6\n```\n"
     )
     french = "5\u202f856 sur 0,95, 95\u202f%, 3.10–3.13, 10, 20 et 1\u202f235\u00a0512"

@@ -425,7 +425,8 @@ def write_guard(number):
         "    raise RuntimeError(\n"
         f'        "Section {number} needs what section 0 defines: "\n'
         '        "run section 0 first."\n'
-        "    )"
+        "    )\n"
+        f"section.require({number})"
     )
 
 

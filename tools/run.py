@@ -251,7 +251,7 @@ The notebook ran from the first cell to the last in {seconds / 60:.1f} minutes, 
 on {report["device"]}.
 Data: {data} ({counts["train"]:,} training, {counts["val"]:,} validation and \
 {counts["test"]:,} test images).
-Test, with 95 % intervals: {", ".join(metrics)}.
+Test, with 95% intervals: {", ".join(metrics)}.
 Open {output_dir / NOTEBOOK.stem}.html in a browser; the metrics are in \
 {output_dir / "metrics.json"}, the figures in {output_dir / "figures"}."""
 
