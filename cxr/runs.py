@@ -29,6 +29,7 @@ predictions_hash : digest of validation.csv
 """
 
 import contextlib
+import csv
 import io
 import json
 import unicodedata
@@ -49,7 +50,6 @@ from cxr.storage import (
     recover_interrupted_write,
     replace_atomically,
     short_hash,
-    to_csv,
     to_json,
     utc_now,
 )
@@ -94,6 +94,18 @@ class RunRecord(TypedDict, total=False):
     exclusion_reason: str
     error: str
     reference: str | None
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Return a table without its index as CSV that pandas reads back unchanged.
+
+    Texts are quoted where one of them holds a carriage return, because a reader takes
+    an unquoted one, which the csv module writes, for the end of a row.
+    """
+    texts = table.select_dtypes(exclude="number").astype(str)
+    has_return = texts.apply(lambda column: column.str.contains("\r")).any(axis=None)
+    quoting = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
+    return table.to_csv(index=False, lineterminator="\n", quoting=quoting)
 
 
 def validation_set_id(files: pd.DataFrame) -> str:

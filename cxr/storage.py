@@ -1,7 +1,6 @@
 """Folders and files: checked before they are needed, locked, written atomically."""
 
 import contextlib
-import csv
 import errno
 import hashlib
 import json
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from filelock import FileLock, Timeout
 
 
@@ -215,18 +213,6 @@ def to_json(content: Any) -> str:
         return value
 
     return json.dumps(to_plain(content), indent=1, ensure_ascii=False)
-
-
-def to_csv(table: pd.DataFrame) -> str:
-    """Return a table without its index as CSV that pandas reads back unchanged.
-
-    Texts are quoted where one of them holds a carriage return, because a reader takes
-    an unquoted one, which the csv module writes, for the end of a row.
-    """
-    texts = table.select_dtypes(exclude="number").astype(str)
-    has_return = texts.apply(lambda column: column.str.contains("\r")).any(axis=None)
-    quoting = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
-    return table.to_csv(index=False, lineterminator="\n", quoting=quoting)
 
 
 def utc_now() -> str:

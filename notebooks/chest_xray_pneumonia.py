@@ -113,9 +113,8 @@ os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 keras_home = os.environ.get("KERAS_HOME")
 stderr = os.dup(2)
 with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as messages:
-    os.environ["KERAS_HOME"] = (
-        empty  # a user's keras.json may ask for what does not fit
-    )
+    # The user's keras.json may ask for what does not fit.
+    os.environ["KERAS_HOME"] = empty
     os.dup2(messages.fileno(), 2)  # libraries print a lot while they look for devices
     try:
         import keras

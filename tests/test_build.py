@@ -99,7 +99,6 @@ is {score(size)}"""
 
 # %%
 import sys
-from types import SimpleNamespace
 
 import math
 
@@ -280,7 +279,7 @@ def test_a_section_says_what_to_run_in_an_empty_kernel(tmp_path):
     text_path, package = write_sample(tmp_path)
     (package / "sections.py").write_text('"""Sections."""\n\nTRACKED = True\n')
     text = re.sub(r"# ## \d\. ", "# ## ", text_path.read_text())
-    text = text.replace(FOLD, f"{FOLD}\nimport cxr.sections  # fold")
+    text = text.replace(FOLD, f"{FOLD}\nimport cxr.sections  # fold\nsection = None")
     text += "\n# %% [markdown]\n# ## 2. Later\n\n# %%\nimport cxr.more  # fold\n"
     text_path.write_text(text)
     (package / "more.py").write_text('"""More."""\n\nMORE = True\n')
@@ -426,7 +425,6 @@ def test_the_same_sources_give_the_same_bytes(tmp_path):
     text, package = write_sample(tmp_path)
     wanted = build.render(build.build(text, package)).encode()
     code = f"""import sys
-from types import SimpleNamespace
 sys.path.insert(0, {str(ROOT / "tools")!r})
 import build
 notebook = build.build({str(text)!r}, {str(package)!r})

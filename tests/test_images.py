@@ -994,7 +994,7 @@ def test_a_cache_that_windows_cannot_remove_does_not_block_the_next_one(
     kept = before.copy()
     replace_same_size_and_time(image_folder)
     with monkeypatch.context() as windows:
-        windows.setattr(shutil, "rmtree", lambda folder, ignore_errors: None)
+        windows.setattr(shutil, "rmtree", lambda folder, **_: None)
         after = load()[0]
     assert (
         "No cache" not in capsys.readouterr().out

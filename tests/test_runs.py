@@ -5,6 +5,7 @@ A damaged record, or one of another training, is refused by name.
 
 import errno
 import functools
+import io
 import json
 import shutil
 import tempfile
@@ -33,6 +34,7 @@ from cxr.runs import (
     read_verified,
     save_predictions,
     save_validation,
+    to_csv,
     validation_set_id,
 )
 from cxr.storage import StorageError, recover_interrupted_write, short_hash, to_json
@@ -167,8 +169,8 @@ def finish_training(folder, number=0, **settings):
         folder, model, [], 2, batches, batches, make_settings(**settings), about
     ) as run:
         run.rows = [
-            {"epoch": 1, "val_loss": 0.7, "val_auc": 0.5, "seconds": 1},
-            {"epoch": 2, "val_loss": 0.8, "val_auc": 0.6, "seconds": 2.5},
+            {"epoch": 1, "loss": 0.6, "val_loss": 0.7, "val_auc": 0.5, "seconds": 1},
+            {"epoch": 2, "loss": 0.6, "val_loss": 0.8, "val_auc": 0.6, "seconds": 2.5},
         ]
         run.best = content
     return model, run
@@ -584,7 +586,7 @@ def test_a_network_that_holds_code_is_refused_without_advice_to_run_it(tmp_path)
     record = json.loads((folder / "run.json").read_text())
     record["files"]["best.keras"] = short_hash((folder / "best.keras").read_bytes())
     (folder / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"best\.keras holds Python code .* safe mode"):
+    with pytest.raises(ValueError, match=r"best\.keras contains Python code"):
         load_run(folder, make_settings(), validation_set_id(FILES))
 
 
@@ -778,3 +780,27 @@ def test_a_record_of_an_earlier_version_is_told_apart(add, tmp_path, content):
     assert "old/run.json was written by an earlier version" in old["error"]
     with pytest.raises(ValueError, match=message):
         load_run(folder, make_settings(), "aaaa1111")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.jpeg", "b c.jpeg", "é.jpeg"],
+        ["carriage\rreturn", "\r", "ends in one\r"],
+        ["new\nline", "both\r\n", "\n\r"],
+        ['quote"', "comma,", "'"],
+    ],
+)
+def test_a_csv_file_is_read_back_unchanged(tmp_path, names):
+    """Linux and macOS allow a line break in the name of a file."""
+    table = pd.DataFrame(
+        {"path": names, "label": [0, 1, 0], "probability": [0.1, 1 / 3, 1e-17]}
+    )
+    assert pd.read_csv(io.StringIO(to_csv(table), newline="")).equals(table)
+    (tmp_path / "a.csv").write_bytes(to_csv(table).encode())
+    assert pd.read_csv(tmp_path / "a.csv").equals(table)
+
+
+def test_ordinary_texts_are_not_quoted_in_a_csv_file():
+    table = pd.DataFrame({"path": ["a b.jpeg"], "label": [1]})
+    assert to_csv(table) == "path,label\na b.jpeg,1\n"

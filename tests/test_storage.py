@@ -2,7 +2,6 @@
 
 import datetime
 import errno
-import io
 import json
 import math
 import os
@@ -14,7 +13,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from cxr.storage import (
@@ -26,7 +24,6 @@ from cxr.storage import (
     prepare_folder,
     recover_interrupted_write,
     replace_atomically,
-    to_csv,
     to_json,
     utc_now,
     wrap_os_errors,
@@ -163,30 +160,6 @@ def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_pa
     write_atomically(str(tmp_path / "a.txt"), "±")
     assert (tmp_path / "a.txt").read_bytes() == "±".encode()
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["a.jpeg", "b c.jpeg", "é.jpeg"],
-        ["carriage\rreturn", "\r", "ends in one\r"],
-        ["new\nline", "both\r\n", "\n\r"],
-        ['quote"', "comma,", "'"],
-    ],
-)
-def test_a_csv_file_is_read_back_unchanged(tmp_path, names):
-    """Linux and macOS allow a line break in the name of a file."""
-    table = pd.DataFrame(
-        {"path": names, "label": [0, 1, 0], "probability": [0.1, 1 / 3, 1e-17]}
-    )
-    assert pd.read_csv(io.StringIO(to_csv(table), newline="")).equals(table)
-    (tmp_path / "a.csv").write_bytes(to_csv(table).encode())
-    assert pd.read_csv(tmp_path / "a.csv").equals(table)
-
-
-def test_ordinary_texts_are_not_quoted_in_a_csv_file():
-    table = pd.DataFrame({"path": ["a b.jpeg"], "label": [1]})
-    assert to_csv(table) == "path,label\na b.jpeg,1\n"
 
 
 def test_json_is_strict_whatever_numpy_gives():

@@ -187,7 +187,7 @@ def test_a_lost_training_ends_where_an_undisturbed_one_does(
     assert history.learning_rate.nunique() > 1
     assert_same_weights(weights, expected_weights)
     assert_same_weights(best_weights(tmp_path), expected_best)
-    assert sorted(crash_points.look(tmp_path)) == FILES
+    assert sorted(crash_points.read_files(tmp_path)) == FILES
 
 
 KILLED = """if True:
@@ -342,7 +342,7 @@ def earlier_files(tmp_path_factory):
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"validated": "later"}))
     (folder / "validation.csv").write_text("path,probability\na,0.5\n")
-    return crash_points.look(folder)
+    return crash_points.read_files(folder)
 
 
 @pytest.fixture
@@ -359,7 +359,7 @@ def unfinished_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unfinished") / "mini"
     with pytest.raises(Lost):
         train_mini(folder, AtEnd(lose))
-    files = crash_points.look(folder)
+    files = crash_points.read_files(folder)
     assert list(files) == ["training.npz"]
     return files
 
@@ -387,7 +387,9 @@ def test_a_training_killed_at_any_change_of_a_file_leaves_the_old_run_or_the_new
     earlier, undisturbed_mini, tmp_path, capsys
 ):
     """At five instants: what a reader finds, and where the same command leads."""
-    found = crash_points.list_cuts(earlier, lambda: train_mini(earlier), count=5)
+    found = crash_points.list_crash_states(
+        earlier, lambda: train_mini(earlier), count=5
+    )
     old, new = found[0], found[-1]
     assert sorted(new) == FILES and len(found) == 5
     assert undisturbed_mini["record"]["best_epoch"] == 2
@@ -403,7 +405,7 @@ def test_a_training_killed_at_any_change_of_a_file_leaves_the_old_run_or_the_new
         if "run.json" in files:
             assert run_files(files) in (old, new), message
         with lock_run(again):
-            readable = run_files(crash_points.look(again))
+            readable = run_files(crash_points.read_files(again))
         assert readable in (old, new), message
         is_new.append(readable == new)
         crash_points.restore(again, files)
@@ -412,7 +414,7 @@ def test_a_training_killed_at_any_change_of_a_file_leaves_the_old_run_or_the_new
         resumed = "Resuming" in capsys.readouterr().out
         assert resumed == ("training.npz" in files), message
         assert describe_run(again) == undisturbed_mini, message
-        assert sorted(crash_points.look(again)) == FILES, message
+        assert sorted(crash_points.read_files(again)) == FILES, message
     assert is_new == sorted(is_new) and set(is_new) == {False, True}
 
 
@@ -444,7 +446,7 @@ def test_a_disk_that_is_full_from_any_change_of_a_file_on_costs_nothing(
         assert describe_run(folder) in (old, undisturbed_mini), number
         train_mini(folder)
         assert describe_run(folder) == undisturbed_mini, number
-        assert sorted(crash_points.look(folder)) == FILES, number
+        assert sorted(crash_points.read_files(folder)) == FILES, number
 
 
 def test_a_training_stopped_by_hand_at_any_change_of_a_file_leaves_a_whole_run(
@@ -539,7 +541,7 @@ def test_half_a_checkpoint_of_an_unfinished_epoch_is_never_the_best_one(tmp_path
     train_mini(tmp_path / "mini", rate=20.0)
     with pytest.raises(Lost):
         train_mini(folder, AtStep(2, lose), rate=20.0)
-    assert list(crash_points.look(folder)) == ["training.npz"]
+    assert list(crash_points.read_files(folder)) == ["training.npz"]
     (folder / "epoch.keras").write_bytes(b"PK half a checkpoint")
     train_mini(folder, rate=20.0)
     found = describe_run(folder)
@@ -718,7 +720,7 @@ def test_the_name_of_a_folder_may_contain_what_means_something_to_keras(tmp_path
     name = "{epoch} {x} 100 %d"
     folder = tmp_path / name / "mini"
     train_mini(folder)
-    assert sorted(crash_points.look(folder)) == FILES
+    assert sorted(crash_points.read_files(folder)) == FILES
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -727,7 +729,7 @@ def test_an_earlier_run_of_the_same_name_stays_until_a_new_one_has_ended(
 ):
     with pytest.raises(Lost):
         train_mini(earlier, AtStep(2, lose))
-    kept = crash_points.look(earlier)
+    kept = crash_points.read_files(earlier)
     assert kept.pop("training.npz")
     assert kept == earlier_files
 
@@ -739,13 +741,13 @@ def test_a_training_that_is_stopped_by_hand_keeps_its_best_epoch(tmp_path, capsy
     assert record["ended"] == "stopped by hand"
     assert len(history) == record["epochs"] == 2
     assert "Stopped by hand after 2 epochs" in capsys.readouterr().out
-    assert sorted(crash_points.look(folder)) == FILES
+    assert sorted(crash_points.read_files(folder)) == FILES
 
 
 def test_stopping_before_the_first_epoch_has_ended_leaves_no_result(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train_mini(tmp_path / "mini", AtStep(2, stop_by_hand), batch_size=4)
-    assert not crash_points.look(tmp_path / "mini")
+    assert not crash_points.read_files(tmp_path / "mini")
 
 
 def set_bias_to_nan(model):
@@ -755,7 +757,7 @@ def set_bias_to_nan(model):
 def test_a_loss_that_becomes_nan_in_the_first_epoch_leaves_no_result(tmp_path):
     with pytest.raises(RuntimeError, match="smaller LEARNING_RATE"):
         train_mini(tmp_path / "mini", AtStep(1, set_bias_to_nan), batch_size=4)
-    assert not crash_points.look(tmp_path / "mini")
+    assert not crash_points.read_files(tmp_path / "mini")
 
 
 def test_a_loss_that_becomes_nan_later_ends_the_training_with_advice(tmp_path, capsys):

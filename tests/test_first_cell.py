@@ -1,0 +1,96 @@
+"""The first code cell: packages that are missing or do not fit end in one sentence."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from build import TEXT
+
+# Replaces what looks at the packages, and what installs them.
+PRELUDE = """if True:
+    import importlib.metadata
+    import importlib.util
+    import subprocess
+    from types import SimpleNamespace
+
+    def install(command, check):
+        installed.append(command)
+        if installs:
+            absent.clear()
+
+    installed, installs, absent = [], {installs}, {absent}
+    find_spec, version = importlib.util.find_spec, importlib.metadata.version
+    importlib.util.find_spec = lambda name: absent.get(name, find_spec(name))
+    importlib.metadata.version = lambda name: {versions}.get(name) or version(name)
+    subprocess.run = install
+"""
+EMPTY_FOLDER = "SimpleNamespace(origin=None)"
+
+
+def read_first_cell():
+    book = nbformat.read(TEXT.with_suffix(".ipynb"), as_version=4)
+    return next(cell.source for cell in book.cells if cell.cell_type == "code")
+
+
+def run_first_cell(absent="{}", installs=False, versions=None, **environment):
+    """Run the cell in a new process; return (what it printed, its last error line)."""
+    code = PRELUDE.format(installs=installs, absent=absent, versions=versions or {})
+    cell = read_first_cell()
+    cell = cell[: cell.index("# Fewer messages")]  # before TensorFlow is imported
+    code += f"{cell}\nprint('INSTALLED', [command[-1] for command in installed])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+    return done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
+
+
+def test_what_is_there_is_not_installed():
+    assert run_first_cell() == ("INSTALLED []\n", "")
+
+
+@pytest.mark.parametrize("absent", ["None", EMPTY_FOLDER])
+def test_what_is_missing_is_installed_also_where_an_empty_folder_has_its_name(absent):
+    printed, error = run_first_cell(f"dict(cv2={absent})", installs=True)
+    assert printed == "INSTALLED ['opencv-python']\n" and not error
+
+
+def test_a_package_that_cannot_be_installed_is_named_with_what_to_type():
+    _, error = run_first_cell(f"dict(cv2={EMPTY_FOLDER}, sklearn=None)")
+    assert error.startswith("RuntimeError: ")
+    assert "opencv-python, scikit-learn" in error
+    assert "-m pip install --force-reinstall opencv-python scikit-learn" in error
+
+
+@pytest.mark.parametrize(
+    ("versions", "environment", "words"),
+    [
+        ({"keras": "2.15.0"}, {}, "Keras 2.15.0 .*%pip install --upgrade keras"),
+        ({}, {"KERAS_BACKEND": "torch"}, "'torch'.*tensorflow or jax"),
+    ],
+)
+def test_a_version_or_backend_that_does_not_fit_is_named(versions, environment, words):
+    _, error = run_first_cell(versions=versions, **environment)
+    assert error.startswith("RuntimeError: ") and re.search(words, error)
+
+
+def test_the_users_own_configuration_is_shut_out_and_left_as_it_was(tmp_path):
+    """A keras.json may ask for what does not fit; KERAS_HOME is set back afterwards."""
+    (tmp_path / "keras.json").write_text(json.dumps({"floatx": "float64"}))
+    code = f"{read_first_cell()}\n"
+    code += "print(keras.config.floatx(), os.environ['KERAS_HOME'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"KERAS_HOME": str(tmp_path)},
+    )
+    assert done.stdout.split() == ["float32", str(tmp_path)]
