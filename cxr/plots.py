@@ -825,6 +825,28 @@ def plot_hundred_children(
     return figure, title
 
 
+def plot_adaptation(table: pd.DataFrame) -> Figure:
+    """Return a figure of balanced accuracy against the number of labeled images.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `adapt_threshold` returns it: value, low, high for each number of images.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
+    places = np.arange(len(table))
+    axis.fill_between(places, table.low, table.high, color="#D55E00", alpha=0.2)
+    axis.plot(places, table.value, "o-", color="#D55E00")
+    axis.axhline(table.value.iloc[0], color="#888888", linestyle=":")
+    axis.set_xticks(places, table.index)
+    axis.set(
+        xlabel="labeled images of the new place (0: threshold from validation)",
+        ylabel="balanced accuracy",
+        title="mean, and the range of 95% of the draws",
+    )
+    return figure
+
+
 def plot_model_comparison(
     models: Mapping[str, Mapping[str, Mapping[str, float]]], columns: Mapping[str, str]
 ) -> Figure:

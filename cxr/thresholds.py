@@ -136,3 +136,102 @@ def describe_threshold(
         f"specificity {half['specificity']:.1%} instead of "
         f"{chosen['specificity']:.1%}."
     )
+
+
+def draw_patients(
+    patients: Sequence[str], images: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Return bool (n,): the images of randomly drawn patients, at least so many."""
+    patient = np.unique(np.asarray(patients), return_inverse=True)[1]
+    rank = generator.permutation(patient.max() + 1)[patient]
+    return rank <= np.sort(rank)[min(images, len(rank)) - 1]
+
+
+def adapt_threshold(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    patients: Sequence[str],
+    threshold: float,
+    sizes: Sequence[int] = (10, 20, 50, 100, 200),
+    draws: int = 300,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Simulate the choice of a threshold on a few labeled images of a new place.
+
+    Patients are drawn, a threshold is chosen on their images (`youden_threshold`), and
+    the images of all other patients are scored. Where only one class was drawn, the
+    old threshold is kept. Network and ranking stay as they are.
+
+    Parameters
+    ----------
+    labels : int array of shape (n,), 0 or 1
+    probabilities : float array of shape (n,)
+    patients : sequence of str, of length n
+    threshold : float
+        The threshold from elsewhere, for the row of 0 images.
+    sizes : sequence of int
+        Numbers of labeled images. Those above half of the images are left out.
+    draws : int
+        Number of simulations for each size.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        A row for each number of labeled images. Columns: value, the mean balanced
+        accuracy, (sensitivity + specificity) / 2; low and high, which enclose 95% of
+        the draws.
+    """
+    generator = np.random.default_rng(seed)
+
+    def balanced_accuracy(chosen_threshold: float, scored: np.ndarray) -> float:
+        scores = compute_metrics(
+            labels[scored], probabilities[scored], chosen_threshold
+        )
+        return (scores["sensitivity"] + scores["specificity"]) / 2
+
+    everything = balanced_accuracy(threshold, np.ones(len(labels), bool))
+    rows = {0: {"value": everything, "low": everything, "high": everything}}
+    for size in [size for size in sizes if size <= len(labels) / 2]:
+        drawn = []
+        for _ in range(draws):
+            labeled = draw_patients(patients, size, generator)
+            local = youden_threshold(labels[labeled], probabilities[labeled])
+            if np.isnan(local):
+                local = threshold
+            drawn.append(balanced_accuracy(local, ~labeled))
+        known = [value for value in drawn if np.isfinite(value)]
+        if known:
+            low, high = np.quantile(known, (0.025, 0.975))
+            rows[size] = {
+                "value": float(np.mean(known)),
+                "low": float(low),
+                "high": float(high),
+            }
+    table = pd.DataFrame(rows).T
+    return table.rename_axis("labeled images")
+
+
+def describe_adaptation(table: pd.DataFrame) -> str:
+    """Return in words how many labeled images improve on the threshold from elsewhere.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `adapt_threshold` returns it.
+    """
+    before = table.value.loc[0]
+    text = f"Balanced accuracy with the threshold from validation: {before:.3f}."
+    later = table.drop(0)
+    if later.empty:
+        return f"{text} The test set is too small for this experiment."
+    size = later.index[-1]
+    text += f" With {size} labeled images: {later.value.loc[size]:.3f} on average."
+    better = later[later.value > before]
+    if better.empty:
+        return f"{text} New thresholds do not improve it: the threshold travels well."
+    always = later[later.low > before]
+    text += f" {better.index[0]} images improve it on average"
+    if always.empty:
+        return f"{text}, but in no size do 95% of the draws."
+    return f"{text}, and from {always.index[0]} on at least 97.5% of the draws do."

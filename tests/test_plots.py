@@ -19,6 +19,7 @@ from cxr.plots import (
     describe_loss_gap,
     display_name,
     drop_outliers,
+    plot_adaptation,
     plot_architecture,
     plot_aspect_ratios,
     plot_class_balance,
@@ -670,3 +671,14 @@ def test_a_shortcut_over_two_feature_maps_is_drawn_over_both():
     first, *under = [text.get_position()[0] for text in axis.texts[::2]]
     assert first < arc.center[0] - arc.width / 2 < under[0]
     assert under[-1] < arc.center[0] + arc.width / 2
+
+
+def test_the_adaptation_of_a_threshold_is_drawn_with_its_range():
+    table = pd.DataFrame(
+        {"value": [0.8, 0.9], "low": [0.8, 0.85], "high": [0.8, 0.95]}, index=[0, 10]
+    )
+    (axis,) = plot_adaptation(table).axes
+    assert axis.lines[0].get_ydata().tolist() == [0.8, 0.9]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "10"]
+    corners = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert corners.min() == 0.8 and corners.max() == 0.95

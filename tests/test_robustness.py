@@ -13,6 +13,7 @@ from cxr.robustness import (
     add_perturbed_copies,
     aspect_ratio_correlation,
     describe_aspect_ratio_use,
+    describe_robustness,
     evaluate_perturbations,
     keep_only_border,
     mask_border,
@@ -204,3 +205,18 @@ def test_two_images_have_a_correlation():
         warnings.simplefilter("error")
         estimate = aspect_ratio_correlation(files, np.array([0.2, 0.1]), 20, 0)
     assert list(estimate.values()) == pytest.approx([-1, -1, -1])
+
+
+def test_the_perturbations_that_cost_most_are_named():
+    table = pd.DataFrame(
+        {
+            "auc": [0.9, 0.8, 0.95],
+            "sensitivity": [0.9, 0.95, 0.9],
+            "specificity": [np.nan, np.nan, np.nan],
+        },
+        index=["unchanged", "half_contrast", "blurred"],
+    )
+    lines = describe_robustness(table).split("\n")
+    assert lines[0] == "Largest drop in AUC: 0.100, half contrast."
+    assert lines[1] == "No perturbation lowers the sensitivity."
+    assert lines[2] == "The specificity could not be measured."

@@ -1,11 +1,15 @@
 """Decision thresholds, against values worked out by hand or by an exhaustive search."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxr.thresholds import (
+    adapt_threshold,
     compare_thresholds,
+    describe_adaptation,
     describe_threshold,
+    draw_patients,
     min_cost_threshold,
     threshold_at_sensitivity,
     youden_threshold,
@@ -107,3 +111,60 @@ def test_a_threshold_is_described_by_what_one_half_would_change():
     assert "50.0% instead of 100.0%" in text.partition("specificity")[2]
     assert "below 0.5" in describe_threshold(labels, probabilities, 0.3)
     assert "equal to 0.5" in describe_threshold(labels, probabilities, 0.5)
+
+
+def make_shifted_scores(images=400, shift=0.3):
+    """Two separable classes whose best threshold lies at 0.5 + shift, two a patient."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(images) % 2
+    probabilities = 0.5 + shift + np.where(labels == 1, 0.05, -0.05)
+    probabilities = probabilities + generator.uniform(-0.04, 0.04, images)
+    return labels, probabilities, [f"p{number // 2}" for number in range(images)]
+
+
+def test_labeled_images_of_a_new_place_mend_a_threshold_that_does_not_fit():
+    labels, probabilities, patients = make_shifted_scores()
+    table = adapt_threshold(labels, probabilities, patients, 0.5, draws=20)
+    assert table.index.tolist() == [0, 10, 20, 50, 100, 200]
+    assert table.value.loc[0] == 0.5  # all images are called positive
+    assert (table.value.loc[10:] > 0.95).all() and table.value.loc[200] > 0.99
+    assert "from 10 on at least 97.5% of the draws do" in describe_adaptation(table)
+
+
+def test_a_threshold_that_fits_is_not_improved():
+    labels, probabilities, patients = make_shifted_scores()
+    table = adapt_threshold(labels, probabilities, patients, 0.8, draws=20)
+    assert table.value.loc[0] == 1 and (table.value <= 1).all()
+    assert "the threshold travels well" in describe_adaptation(table)
+
+
+def test_patients_are_drawn_whole_and_the_others_are_scored():
+    patients = ["a", "a", "a", "b", "c", "c"]
+    for seed in range(20):
+        labeled = draw_patients(patients, 2, np.random.default_rng(seed))
+        assert 2 <= labeled.sum() <= 4
+        for patient in "abc":
+            own = [drawn for drawn, name in zip(labeled, patients) if name == patient]
+            assert len(set(own)) == 1
+
+
+def test_a_small_test_set_is_no_new_place():
+    table = adapt_threshold(np.array([0, 1]), np.array([0.2, 0.8]), ["a", "b"], 0.5)
+    assert table.index.tolist() == [0] and table.value.loc[0] == 1
+    assert "too small" in describe_adaptation(table)
+
+
+def test_draws_of_one_class_keep_the_old_threshold():
+    labels = np.array([1] * 30 + [0] * 2)
+    probabilities = np.where(labels == 1, 0.9, 0.1)
+    patients = [str(number) for number in range(32)]
+    table = adapt_threshold(labels, probabilities, patients, 0.5, sizes=(1,), draws=10)
+    assert table.value.loc[1] == 1
+
+
+def test_an_improvement_in_some_draws_only_is_said_to_be_one_on_average():
+    table = pd.DataFrame(
+        {"value": [0.8, 0.85], "low": [0.8, 0.7], "high": [0.8, 0.9]}, index=[0, 10]
+    )
+    text = describe_adaptation(table)
+    assert "10 images improve it on average, but in no size" in text

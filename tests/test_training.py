@@ -25,7 +25,12 @@ from cxr.batches import ImageBatches
 from cxr.evaluation import predict_probabilities
 from cxr.runs import lock_run
 from cxr.storage import StorageError, recover_interrupted_write, short_hash
-from cxr.training import TrainingRun, make_callbacks, training_fingerprint
+from cxr.training import (
+    TrainingRun,
+    describe_learning_curves,
+    make_callbacks,
+    training_fingerprint,
+)
 
 FILES = ["best.keras", "history.csv", "run.json"]  # of a finished run
 
@@ -817,3 +822,17 @@ def test_fit_takes_the_batches_in_their_order_epoch_after_epoch(tmp_path):
         assert np.allclose(values, expected, atol=1e-6)
     expected = model.predict(images, verbose=0)[:, 0]
     assert np.allclose(predict_probabilities(model, images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "val_losses", "words"),
+    [
+        ([0.9, 0.5, 0.3], [0.8, 0.4, 0.2], "ends below .* more epochs may help"),
+        ([0.9, 0.5, 0.3], [0.8, 0.4, 0.6], "From epoch 3 on, .* After epoch 2 only"),
+        ([0.9, 0.5, 0.49], [0.8, 0.4, 0.45], "After epoch 2 neither .* without clear"),
+        ([0.9, 0.5, np.nan], [0.8, 0.4, 0.3], "lowest in the last epoch"),
+    ],
+)
+def test_learning_curves_are_judged(losses, val_losses, words):
+    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": losses, "val_loss": val_losses})
+    assert re.search(words, describe_learning_curves(history))
