@@ -355,8 +355,8 @@ unreadable = check_unreadable(listed, problems)
 
 megabytes = x_train_folder.size / 1e6
 print(
-    f"train takes {megabytes:,.1f} MB as uint8, and {24 * megabytes:,.1f} MB as float64 "
-    "in three channels (8 bytes × 3 channels)."
+    f"train takes {megabytes:,.1f} MB as uint8, and {24 * megabytes:,.1f} MB as "
+    "float64 in three channels (8 bytes × 3 channels)."
 )
 describe_arrays(
     train=(x_train_folder, y_train_folder),
@@ -789,8 +789,8 @@ for network, last_layer in networks.items():
     field, stride = receptive_field(network, last_layer)
     verdict = "covers" if field >= settings.IMAGE_SIZE else "is smaller than"
     print(
-        f"{network.name}: receptive field {field} × {field} px, stride {stride} px; it "
-        f"{verdict} the {settings.IMAGE_SIZE} × {settings.IMAGE_SIZE} input."
+        f"{network.name}: receptive field {field} × {field} px, stride {stride} px; "
+        f"it {verdict} the {settings.IMAGE_SIZE} × {settings.IMAGE_SIZE} input."
     )
 
 # %% [markdown]
@@ -1037,7 +1037,7 @@ ece_before, ece_after = [
     for probabilities in curves.values()
 ]
 title = describe_calibration(temperature, shift, ece_before, ece_after)
-show(plot_reliability(y_val, curves), "reliability", f"{title} ({images_are})")
+show(plot_reliability(y_val, curves), "reliability", f"{title}\n({images_are})")
 
 # %% [markdown]
 # **How to read it:** points on the diagonal are calibrated; points below it mean
@@ -1214,7 +1214,7 @@ table.rename_axis(f"validation, {conflicting.sum()} of {len(y_val)} bias-conflic
 # %%
 if "baseline_cnn" in predictors:
     baseline_record |= {
-        "temperature": 1.0,  # Platt scaling changes neither its ranking nor its decisions
+        "temperature": 1.0,  # scaling would not change its decisions
         "shift": 0.0,
         "threshold": model_thresholds["baseline_cnn"],
         "validation": metrics_with_ci(
@@ -1344,7 +1344,7 @@ print(describe_adaptation(adaptation))
 
 # %% tags=["hide-input"]
 # @title Write the results of this run to OUTPUT_DIR
-columns = ["split", "path", "label", "patient", "probability"]
+columns = ["split", "path", "label", "probability"]
 predictions = pd.concat(
     [
         val_files.assign(split="validation", probability=y_prob_val)[columns],

@@ -101,6 +101,12 @@ def draw_once(factory, name, *numbers, seed):
 
 
 @pytest.fixture(scope="session")
+def few_phantoms(tmp_path_factory):
+    """A folder with few phantoms in chest_xray/, and their masks in masks/."""
+    return draw_once(tmp_path_factory, "few", 180, 16, 60, seed=1)
+
+
+@pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
     """A folder with phantoms in chest_xray/ and their masks in masks/."""
     return draw_once(tmp_path_factory, "phantoms", 420, 16, 160, seed=1)

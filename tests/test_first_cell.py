@@ -1,6 +1,5 @@
 """The first code cell: packages that are missing or do not fit end in one sentence."""
 
-import json
 import os
 import re
 import subprocess
@@ -79,18 +78,3 @@ def test_a_package_that_cannot_be_installed_is_named_with_what_to_type():
 def test_a_version_or_backend_that_does_not_fit_is_named(versions, environment, words):
     _, error = run_first_cell(versions=versions, **environment)
     assert error.startswith("RuntimeError: ") and re.search(words, error)
-
-
-def test_the_users_own_configuration_is_shut_out_and_left_as_it_was(tmp_path):
-    """A keras.json may ask for what does not fit; KERAS_HOME is set back afterwards."""
-    (tmp_path / "keras.json").write_text(json.dumps({"floatx": "float64"}))
-    code = f"{read_first_cell()}\n"
-    code += "print(keras.config.floatx(), os.environ['KERAS_HOME'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"KERAS_HOME": str(tmp_path)},
-    )
-    assert done.stdout.split() == ["float32", str(tmp_path)]

@@ -196,12 +196,12 @@ def test_damaged_compressed_pixels_are_an_error_without_addresses_in_memory(tmp_
 
 
 @pytest.fixture(scope="module")
-def trained(phantoms):
+def trained(few_phantoms):
     """(model, detector, test images, training batches) on phantoms.
 
     The weights are random, which is enough to tell textures apart.
     """
-    folder = phantoms / "chest_xray"
+    folder = few_phantoms / "chest_xray"
     files = list_images(folder)
     x, train_files, _ = load_split(folder, files[files.folder == "train"], 32, "train")
     x_test, _, _ = load_split(folder, files[files.folder == "test"], 32, "test")
@@ -314,10 +314,10 @@ def test_an_outlier_gets_a_warning_and_no_class(trained, tmp_path, capsys, show)
 
 
 def test_a_typical_image_is_classified_and_shown_with_its_map(
-    trained, phantoms, capsys, show
+    trained, few_phantoms, capsys, show
 ):
     model, detector, x, _ = trained
-    folder = phantoms / "chest_xray"
+    folder = few_phantoms / "chest_xray"
     paths = list_images(folder).query("folder == 'test'").path
     path = folder / paths.iloc[int(np.argmin(detector.distances(x)))]
     for threshold, class_name, color in (

@@ -11,8 +11,8 @@ from cxr.images import load_split
 from cxr.split import count_leaked, find_duplicates, group_patients, split_by_patient
 
 
-def test_the_split_shares_no_patient_and_keeps_the_proportions(phantoms):
-    files = list_images(phantoms / "chest_xray")
+def test_the_split_shares_no_patient_and_keeps_the_proportions(few_phantoms):
+    files = list_images(few_phantoms / "chest_xray")
     files = files[files.folder != "test"].reset_index(drop=True)
     groups = pd.factorize(files.patient)[0]
     split = split_by_patient(files, groups, 0.15, seed=0)
