@@ -46,6 +46,7 @@
 
 # %% tags=["hide-input"]
 # @title Packages: check them, and install what is missing
+import contextlib
 import importlib.metadata
 import importlib.util
 import itertools
@@ -110,6 +111,18 @@ if backend not in ("tensorflow", "jax"):
 # Fewer messages; and on a CPU, TensorFlow keeps its memory for the next step.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+
+# A library that ends the process takes its message along. Then this file is left, and
+# the next start asks another process for the reason.
+marker = Path(tempfile.gettempdir()) / "chest-xray-notebook-imports-keras"
+if marker.exists():
+    command = [sys.executable, "-c", "import keras; keras.ops.ones(1)"]
+    trial = subprocess.run(command, capture_output=True, text=True, check=False)
+    if trial.returncode:
+        marker.unlink(missing_ok=True)
+        raise RuntimeError(f"Keras cannot be imported here:\n{trial.stderr[-2000:]}")
+with contextlib.suppress(OSError):
+    marker.touch()
 keras_home = os.environ.get("KERAS_HOME")
 stderr = os.dup(2)
 with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as messages:
@@ -127,6 +140,7 @@ with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as message
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+        marker.unlink(missing_ok=True)
         if keras_home is None:
             del os.environ["KERAS_HOME"]
         else:

@@ -78,3 +78,33 @@ def test_a_package_that_cannot_be_installed_is_named_with_what_to_type():
 def test_a_version_or_backend_that_does_not_fit_is_named(versions, environment, words):
     _, error = run_first_cell(versions=versions, **environment)
     assert error.startswith("RuntimeError: ") and re.search(words, error)
+
+
+DYING_LIBRARY = """import os
+os.write(2, b"The library was compiled to use AVX instructions\\n")
+os.abort()
+"""
+
+
+def test_the_message_of_a_library_that_ends_the_process_is_shown_at_the_next_start(
+    tmp_path,
+):
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras/__init__.py").write_text(DYING_LIBRARY)
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {
+        "PYTHONPATH": str(tmp_path),
+        "TMPDIR": str(tmp_path / "temporary"),
+    }
+
+    def start():
+        command = [sys.executable, "-c", read_first_cell()]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert start().returncode < 0  # it takes its message along
+    second = start()
+    assert second.returncode == 1 and "RuntimeError" in second.stderr
+    assert "compiled to use AVX instructions" in second.stderr
+    assert not list((tmp_path / "temporary").glob("chest-xray-notebook*"))
