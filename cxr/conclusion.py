@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from cxr.labels import image_label
+from cxr.model_card import list_measured_aucs
 
 
 def format_estimate(estimate: dict[str, Any]) -> str:
@@ -103,11 +104,7 @@ def conclude_test(report: dict[str, Any]) -> list[str]:
 
 def conclude_robustness(report: dict[str, Any]) -> str:
     """Return which perturbation costs most."""
-    aucs = {
-        name: scores["auc"]
-        for name, scores in report["robustness"].items()
-        if scores["auc"] is not None and np.isfinite(scores["auc"])
-    }
+    aucs = list_measured_aucs(report["robustness"])
     if "unchanged" not in aucs:
         return "**Robustness** could not be measured."
     worst = min(aucs, key=lambda name: aucs[name])

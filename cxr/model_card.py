@@ -95,13 +95,18 @@ def format_with_ci(metric: dict[str, Any]) -> str:
     return "{value:.3f} [{low:.3f}–{high:.3f}]".format(**metric)
 
 
-def describe_worst_perturbation(robustness: dict[str, dict[str, Any]]) -> str:
-    """Return a sentence on the perturbation with the lowest validation AUC."""
-    aucs = {
+def list_measured_aucs(robustness: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return {perturbation: AUC}, without those that could not be measured."""
+    return {
         name: metrics["auc"]
         for name, metrics in robustness.items()
         if metrics["auc"] is not None and np.isfinite(metrics["auc"])
     }
+
+
+def describe_worst_perturbation(robustness: dict[str, dict[str, Any]]) -> str:
+    """Return a sentence on the perturbation with the lowest validation AUC."""
+    aucs = list_measured_aucs(robustness)
     if not aucs:
         return "not measurable."
     worst = min(aucs, key=aucs.__getitem__)

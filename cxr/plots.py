@@ -20,6 +20,7 @@ from sklearn import metrics
 from cxr.evaluation import compute_metrics
 from cxr.labels import CLASS_COLORS, CLASS_NAMES, FINDING_COLORS
 from cxr.storage import wrap_os_errors
+from cxr.training import count_epochs_above
 
 # How figures and tables name the models and columns of `compare_models`.
 LABELS = {
@@ -304,8 +305,7 @@ def draw_legend(axis: Axes, source: Axes, columns: int) -> None:
 
 def describe_loss_gap(history: pd.DataFrame) -> str:
     """Return since which epoch the validation loss has been above the training loss."""
-    above = history.val_loss > history.loss
-    epochs_above = above[::-1].cumprod().sum()  # without a break, up to the last one
+    epochs_above = count_epochs_above(history)
     if not epochs_above:
         return "validation not above training at the end"
     return f"validation above training from epoch {history.epoch.iloc[-epochs_above]}"

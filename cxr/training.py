@@ -356,6 +356,12 @@ def list_counters(callback: keras.callbacks.Callback) -> dict[str, float]:
     }
 
 
+def count_epochs_above(history: pd.DataFrame) -> int:
+    """Return for how many last epochs the validation loss exceeds the training loss."""
+    above = history.val_loss > history.loss
+    return int(above[::-1].cumprod().sum())
+
+
 def describe_learning_curves(history: pd.DataFrame) -> str:
     """Return in words whether the learning curves show overfitting, and from when on.
 
@@ -372,7 +378,7 @@ def describe_learning_curves(history: pd.DataFrame) -> str:
     finite = history[np.isfinite(history.loss) & np.isfinite(history.val_loss)]
     best = finite.loc[finite.val_loss.idxmin()]
     last = finite.iloc[-1]
-    above = int((finite.val_loss > finite.loss)[::-1].cumprod().sum())
+    above = count_epochs_above(finite)
     if above == 0:
         sentence = "The validation loss ends below the training loss."
     else:
