@@ -33,12 +33,12 @@ from cxr.models import build_cnn
 
 TRAIN = """if True:
     import json, sys
-    count = int(sys.argv[1])
+    folder, *jobs = sys.argv[1:]
     import keras, numpy as np
-    is_split = count > 1 and keras.backend.backend() == "tensorflow"
-    if is_split:
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    if is_tensorflow:
         import tensorflow as tf
-        parts = [tf.config.LogicalDeviceConfiguration()] * count
+        parts = [tf.config.LogicalDeviceConfiguration()] * 2
         [cpu] = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, parts)
     from types import SimpleNamespace
@@ -46,34 +46,46 @@ TRAIN = """if True:
     from cxr.batches import ImageBatches
     from cxr.devices import distribution_strategy, dtype_policy_scope
     from cxr.evaluation import predict_probabilities
-    from cxr.models import build_cnn
+    from cxr.models import batch_normalization, build_cnn
     from cxr.training import TrainingRun, make_callbacks
-    devices = [f"CPU:{number}" for number in range(count)] if is_split else None
-    strategy, found = distribution_strategy(devices)
-    assert found == count, (found, count)
+
+    def build_small():
+        network = [keras.Input((32, 32, 1)), keras.layers.Rescaling(1 / 255),
+                   keras.layers.Conv2D(4, 3, strides=2), batch_normalization("norm"),
+                   keras.layers.ReLU(), keras.layers.GlobalAveragePooling2D(),
+                   keras.layers.Dense(1, "sigmoid")]
+        return keras.Sequential(network)
+
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (90, 32, 32, 1), np.uint8)
-    labels = (images[:, :16].mean((1, 2, 3)) > 127.5).astype(np.uint8)
-    train = ImageBatches([images], np.arange(64), labels[:64], 16, 1, count)
-    # 25 images: the last batch has 9, an odd number.
-    val = ImageBatches([images], np.arange(64, 89), labels[64:89], 16, devices=count)
-    keras.utils.set_random_seed(0)
-    folder = Path(sys.argv[2])
-    callbacks = make_callbacks(folder, 9)
-    with strategy.scope(), dtype_policy_scope(sys.argv[3]):
-        model = build_cnn(32, 0.0)
-        metrics = ["accuracy", keras.metrics.AUC(name="auc")]
-        optimizer = keras.optimizers.SGD(0.001)
-        model.compile(optimizer, "binary_crossentropy", weighted_metrics=metrics)
-        with TrainingRun(
-            folder, model, callbacks, 2, train, val, SimpleNamespace(), {}
-        ) as run:
-            model.fit(train, validation_data=val, epochs=2, shuffle=False, verbose=0,
-                      callbacks=[*callbacks, run])
-    saved = keras.models.load_model(folder / "best.keras")
-    probabilities = predict_probabilities(saved, images).tolist()
-    history = run.history
-    results = [history.loss.tolist(), history.val_loss.tolist(), probabilities]
+    x = generator.integers(0, 256, (90, 32, 32, 1), np.uint8)
+    labels = (x[:, :16].mean((1, 2, 3)) > 127.5).astype(np.uint8)
+    results = []
+    for job in jobs:
+        size, count, policy = job.split()
+        count = int(count)
+        device = "CPU" if is_tensorflow else "cpu"
+        devices = [f"{device}:{number}" for number in range(count)]
+        strategy, found = distribution_strategy(devices)
+        assert found == count, (found, count)
+        train = ImageBatches([x], np.arange(64), labels[:64], 16, 1, count)
+        # 25 images: the last batch has 9, an odd number.
+        val = ImageBatches([x], np.arange(64, 89), labels[64:89], 16, devices=count)
+        keras.utils.set_random_seed(0)
+        place = Path(folder, job)
+        callbacks = make_callbacks(place, 9)
+        with strategy.scope(), dtype_policy_scope(policy):
+            model = build_small() if size == "small" else build_cnn(32, 0.0)
+            metrics = ["accuracy", keras.metrics.AUC(name="auc")]
+            optimizer = keras.optimizers.SGD(0.001)
+            model.compile(optimizer, "binary_crossentropy", weighted_metrics=metrics)
+            with TrainingRun(
+                place, model, callbacks, 2, train, val, SimpleNamespace(), {}
+            ) as run:
+                model.fit(train, validation_data=val, epochs=2, shuffle=False,
+                          verbose=0, callbacks=[*callbacks, run])
+        saved = keras.models.load_model(place / "best.keras")
+        losses, val_losses = run.history.loss.tolist(), run.history.val_loss.tolist()
+        results.append([losses, val_losses, predict_probabilities(saved, x).tolist()])
     print("\\n" + json.dumps(results))"""
 
 
@@ -91,61 +103,63 @@ def run_child(code, *arguments, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def train(folder, backend="tensorflow", count=1, policy="float32"):
-    """Return (losses, validation losses, probabilities) of a training in a new process.
+def train(folder, backend, *jobs):
+    """Train in a new process; a job names the network, the devices and the policy.
 
-    Without oneDNN, which rounds differently where a batch is smaller: in double
-    precision the losses agree to seven digits.
+    Returns (losses, validation losses, probabilities) for each job. Without oneDNN,
+    which rounds differently where a batch is smaller: in double precision the losses
+    agree to seven digits.
     """
     environment = {
         "KERAS_BACKEND": backend,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "TF_ENABLE_ONEDNN_OPTS": "0",
-        "JAX_ENABLE_X64": "1" if policy == "float64" else "0",
+        "JAX_ENABLE_X64": "1" if "float64" in jobs[0] else "0",
     }
-    return [
-        np.array(values)
-        for values in run_child(TRAIN, count, folder, policy, **environment)
-    ]
+    return run_child(TRAIN, folder, *jobs, **environment)
 
 
-@pytest.fixture(scope="module", params=["tensorflow", "jax"])
-def one_device(request, tmp_path_factory):
-    """Return (backend, results of one device).
-
-    The initial weights depend on the backend, whose random numbers they are.
-    """
-    return request.param, train(tmp_path_factory.mktemp("one"), request.param)
-
-
-@pytest.mark.xdist_group("one_device")
-@pytest.mark.long
-def test_a_batch_shared_by_two_devices_gives_the_loss_of_one(one_device, tmp_path):
-    """With a batch that is not shared evenly, and batch normalization over all of it.
-
-    JAX uses double precision here: how it rounds in single precision depends on the
-    size of a batch and on the processor.
-    """
-    backend, expected = one_device
-    policy = "float32"
-    if backend == "jax":
-        policy = "float64"
-        expected = train(tmp_path / "1", backend, 1, policy)
-    found = train(tmp_path / "2", backend, 2, policy)
+def assert_equal_training(found, expected):
     # The mean of the batches' means would differ by a hundredth.
     for values, expected_values in zip(found, expected, strict=True):
         np.testing.assert_allclose(values, expected_values, rtol=1e-4)
 
 
-@pytest.mark.xdist_group("one_device")
+def assert_similar_training(found, expected):
+    for values, expected_values in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(values, expected_values, rtol=0.03)
+    assert np.abs(np.subtract(found[2], expected[2])).max() < 0.01
+
+
+SHARED = ["small 1 {}", "small 2 {}"]
+HALF_PRECISION = ["cnn 1 float32", "cnn 1 mixed_bfloat16", "cnn 1 mixed_float16"]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_half_precision_gives_the_same_to_within_noise(one_device, tmp_path, policy):
-    backend, expected = one_device
-    losses, val_losses, probabilities = train(tmp_path, backend, policy=policy)
-    np.testing.assert_allclose(losses, expected[0], rtol=0.03)
-    np.testing.assert_allclose(val_losses, expected[1], rtol=0.03)
-    assert np.abs(probabilities - expected[2]).max() < 0.01
+def test_two_devices_or_half_precision_train_as_one_device_does(tmp_path):
+    """A batch is not shared evenly; the batch normalization is over all of it."""
+    shared = [job.format("float32") for job in SHARED]
+    results = train(tmp_path, "tensorflow", *shared, *HALF_PRECISION)
+    assert_equal_training(results[1], results[0])
+    for half in results[3:]:
+        assert_similar_training(half, results[2])
+
+
+@pytest.mark.long
+def test_two_devices_train_as_one_does_with_jax(tmp_path):
+    """In double precision.
+
+    How JAX rounds in single precision depends on the size of a batch and on the
+    processor.
+    """
+    one, two = train(tmp_path, "jax", *[job.format("float64") for job in SHARED])
+    assert_equal_training(two, one)
+
+
+@pytest.mark.long
+def test_half_precision_trains_as_single_precision_does_with_jax(tmp_path):
+    single, half = train(tmp_path, "jax", *HALF_PRECISION[:2])
+    assert_similar_training(half, single)
 
 
 TRAIN_LINEAR = """if True:
@@ -178,6 +192,7 @@ TRAIN_LINEAR = """if True:
     print("\\n" + json.dumps([losses, before, is_op_determinism_enabled()]))"""
 
 
+@pytest.mark.long
 def test_two_devices_give_the_losses_of_one_and_determinism_is_switched_on():
     """Gradient descent with logit = weight · pixel + bias, computed with NumPy.
 
@@ -391,23 +406,7 @@ def test_the_environment_is_summarized_before_anything_is_trained(three_seconds)
     assert f"keras {keras.__version__}" in summary["versions"]
 
 
-WRONG_CONFIGURATIONS = [
-    {
-        "floatx": "float64",
-        "epsilon": 0.1,
-        "backend": "none-such",
-        "image_data_format": "channels_first",
-    },
-    [],
-]
-
-
-@pytest.mark.parametrize(
-    "configuration", WRONG_CONFIGURATIONS, ids=["other", "damaged"]
-)
-def test_the_first_cell_ignores_keras_json_in_the_home_folder(
-    tmp_path, monkeypatch, configuration
-):
+def test_the_first_cell_ignores_keras_json_in_the_home_folder(tmp_path, monkeypatch):
     """The cell imports Keras; here it runs twice, as after a change of a setting.
 
     KERAS_HOME is as before afterwards: whoever downloads weights keeps them.
@@ -415,7 +414,13 @@ def test_the_first_cell_ignores_keras_json_in_the_home_folder(
     monkeypatch.delenv("KERAS_HOME", raising=False)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     (tmp_path / ".keras").mkdir()
-    (tmp_path / ".keras/keras.json").write_text(json.dumps(configuration))
+    wrong = {
+        "floatx": "float64",
+        "epsilon": 0.1,
+        "backend": "none-such",
+        "image_data_format": "channels_first",
+    }
+    (tmp_path / ".keras/keras.json").write_text(json.dumps(wrong))
     cell = next(
         cell.source for cell, _ in build.read_cells() if cell.cell_type == "code"
     )

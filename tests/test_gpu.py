@@ -64,7 +64,7 @@ def test_the_lone_notebook_runs_where_tensorflow_reports_a_gpu(drawn_tiny, tmp_p
 
         kernel.line('RUN_NAME, DROPOUT, BASELINE_EPOCHS = "another", 0.0, 0')
         kernel.run_after_settings(0)
-        kernel.run(6, 7, 8, 9)
+        kernel.run(6, 7, 9)
         report = json.loads((tmp_path / "out/metrics.json").read_text())
         assert report["run"] == "another" and report["settings"]["DROPOUT"] == 0
 
