@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import Image as FigureFile
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
@@ -99,8 +101,8 @@ def show_figure(
     target = Path(folder) / f"{name}.png"
     with wrap_os_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, bbox_inches="tight", dpi=110)
-    plt.show()
+        figure.savefig(target, bbox_inches="tight")
+        display(FigureFile(target))  # drawing it a second time would take as long
     plt.close(figure)
 
 

@@ -123,14 +123,16 @@ def test_phantoms_are_labeled_and_others_are_not(
     tmp_path, monkeypatch, data_kind, labeled
 ):
     shown = []
-    monkeypatch.setattr("cxr.plots.plt.show", lambda: shown.append(plt.get_fignums()))
+    monkeypatch.setattr("cxr.plots.display", shown.append)
     figure, axis = plt.subplots()
     axis.plot([0, 1])
     show_figure(figure, "curves", "The title", tmp_path / "out/figures", data_kind)
     labels = [text.get_text() for text in figure.texts if "PHANTOM" in text.get_text()]
     assert bool(labels) == labeled
     assert all("show no patient" in label for label in labels)
-    assert len(shown) == 1 and not plt.get_fignums()
+    [image] = shown
+    assert image.data == (tmp_path / "out/figures/curves.png").read_bytes()
+    assert not plt.get_fignums()
     assert figure.get_suptitle() == "The title"
     saved = cv2.imread(str(tmp_path / "out/figures/curves.png"))
     red = np.all(saved == (0x20, 0, 0xB0), axis=2)  # the label is below the axes
