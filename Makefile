@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install run test notebook docs test-long test-colab test-browser coverage \
-	find-colab find-browser benchmark banner lint lock clean
+	install-colab find-colab find-browser benchmark banner lint lock clean
 
 help:
 	@echo "make run           install, download the data, run the notebook; results in outputs/"
@@ -102,9 +102,11 @@ $(COLAB)/installed: requirements-colab.lock | find-colab
 	@$(call install_lock,$(COLAB),requirements-colab.lock)
 	@touch $@
 
-# Networks are exchanged with the environment of requirements.lock, OTHER_PYTHON.
-test-colab: install $(COLAB)/installed
+install-colab: $(COLAB)/installed
 	@$(call install_package,$(COLAB))
+
+# Networks are exchanged with the environment of requirements.lock, OTHER_PYTHON.
+test-colab: install install-colab
 	@OTHER_PYTHON=$(VENV)/bin/python $(COLAB)/bin/python -m pytest -m "not long and not browser" $(patsubst %,tests/test_%.py,lone images dicom models)
 
 find-browser:

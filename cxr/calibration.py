@@ -145,9 +145,10 @@ def describe_calibration(
             "Platt scaling did not improve the cross-validated log loss and was not "
             f"applied. Expected calibration error: {ece_before:.3f}."
         )
+    verdict = "overconfident" if temperature > 1 else "underconfident"
     return (
-        f"Platt scaling: temperature {temperature:.2f}, shift {shift:+.2f}. Expected "
-        f"calibration error: {ece_before:.3f} before, {ece_after:.3f} after "
+        f"The network was {verdict}: temperature {temperature:.2f}, shift "
+        f"{shift:+.2f}.\nExpected calibration error: {ece_before:.3f} before, {ece_after:.3f} after "
         "(cross-fitted)."
     )
 

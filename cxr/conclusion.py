@@ -2,31 +2,13 @@
 
 from typing import Any
 
-import numpy as np
-
+from cxr.evaluation import (
+    describe_test_scores,
+    format_estimate,
+    predictive_values,
+)
 from cxr.labels import image_label
 from cxr.model_card import list_measured_aucs
-
-
-def format_estimate(estimate: dict[str, Any]) -> str:
-    """Return an Estimate as "0.957 [0.941, 0.969]", or that it is not measurable."""
-    values = [estimate[key] for key in ("value", "low", "high")]
-    if any(value is None or not np.isfinite(value) for value in values):
-        return "not measurable"
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
-
-
-def compare_estimates(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """Return in words how `second` differs from `first`, an estimate on other images.
-
-    If two independent 95% intervals do not overlap, the difference is significant. If
-    they overlap, nothing is claimed.
-    """
-    if second["high"] < first["low"]:
-        return "significantly lower"
-    if second["low"] > first["high"]:
-        return "significantly higher"
-    return "no significant difference shown (the intervals overlap)"
 
 
 def find_prevalence(report: dict[str, Any], split: str) -> float:
@@ -81,16 +63,9 @@ def conclude_test(report: dict[str, Any]) -> list[str]:
     """Return how the scores on test differ from those on validation."""
     validation, test = report["validation"], report["test"]
     sentences = []
-    for key, name in (
-        ("auc", "AUC"),
-        ("sensitivity", "Sensitivity"),
-        ("specificity", "Specificity"),
-    ):
-        sentences.append(
-            f"**{name}** {format_estimate(validation[key])} on validation, "
-            f"{format_estimate(test[key])} on test: "
-            f"{compare_estimates(validation[key], test[key])}."
-        )
+    for line in describe_test_scores(validation, test).splitlines():
+        name, _, rest = line.partition(":")
+        sentences.append(f"**{name}:**{rest}")
     prevalence = find_prevalence(report, "test")
     floor = max(prevalence, 1 - prevalence)
     better = "" if test["accuracy"]["low"] > floor else "not "
@@ -100,6 +75,32 @@ def conclude_test(report: dict[str, Any]) -> list[str]:
         f"({floor:.1%})."
     )
     return sentences
+
+
+def conclude_calibration(report: dict[str, Any]) -> str:
+    """Return the calibration error on validation and on test."""
+    error = report["calibration_error"]
+    return (
+        "**Calibration.** Predicted probability and observed frequency differ by "
+        f"{error['after']:.3f} on validation (cross-fitted) and by {error['test']:.3f} "
+        "on test (expected calibration error)."
+    )
+
+
+def conclude_alarms(report: dict[str, Any], prevalence: float = 0.05) -> str:
+    """Return how many alarms would be right where the disease is rare."""
+    values = []
+    for split in ("validation", "test"):
+        sensitivity = report[split]["sensitivity"]["value"]
+        specificity = report[split]["specificity"]["value"]
+        if sensitivity is None or specificity is None:
+            return "**Alarms** could not be counted."
+        values.append(predictive_values(sensitivity, specificity, prevalence)[0])
+    return (
+        f"**Alarms.** At a prevalence of {prevalence:.0%}, {values[0]:.0%} of the "
+        "alarms would be right with the sensitivity and specificity of validation, "
+        f"{values[1]:.0%} with those of test."
+    )
 
 
 def conclude_robustness(report: dict[str, Any]) -> str:
@@ -136,6 +137,8 @@ def summarize_findings(report: dict[str, Any]) -> str:
         conclude_shortcuts(report),
         conclude_models(report),
         *conclude_test(report),
+        conclude_calibration(report),
+        conclude_alarms(report),
         conclude_robustness(report),
     ]
     remember = [

@@ -473,7 +473,12 @@ def fetch_from_source(folder: Path, source: Source, reachable: Sequence[str]) ->
             assert source.address and source.fetch
             archive.parent.mkdir(exist_ok=True)
             wait_until_stable(archive)
+            had, since = file_size(archive), time.monotonic()
             source.fetch(source.address, archive, size)
+            print(
+                f"Downloaded {(file_size(archive) - had) / 1e6:,.0f} MB from "
+                f"{source.name} in {(time.monotonic() - since) / 60:.1f} minutes."
+            )
         check_archive(archive, ChestXray.mendeley_sha256 if is_original else "")
         extract_archive(archive, folder, [ChestXray.counts, ChestXray.mendeley_counts])
     except BadArchive as error:

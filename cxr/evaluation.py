@@ -340,20 +340,111 @@ def compare_datasets(
     return pd.DataFrame(rows).T
 
 
+def format_estimate(estimate: Estimate, undefined: str = "not measurable") -> str:
+    """Return "0.912 [0.890–0.931]", or another text where there is no value.
+
+    In metrics.json, None stands for NaN.
+    """
+    values = [estimate["value"], estimate["low"], estimate["high"]]
+    if any(value is None or not np.isfinite(value) for value in values):
+        return undefined
+    return "{:.3f} [{:.3f}–{:.3f}]".format(*values)
+
+
 def format_metrics(**columns: dict[str, Estimate]) -> pd.DataFrame:
     """Return a table of metrics as texts, "value [low–high]", or "–" if undefined."""
-
-    def as_text(estimate: Estimate) -> str:
-        if np.isnan(estimate["value"]):
-            return "–"
-        interval = f"[{estimate['low']:.3f}–{estimate['high']:.3f}]"
-        return f"{estimate['value']:.3f} {interval}"
-
     return pd.DataFrame(
         {
-            column: {name: as_text(estimate) for name, estimate in metrics.items()}
+            column: {
+                name: format_estimate(estimate, "–")
+                for name, estimate in metrics.items()
+            }
             for column, metrics in columns.items()
         }
+    )
+
+
+def compare_estimates(first: Estimate, second: Estimate) -> str:
+    """Return in words how `second` differs from `first`, an estimate on other images.
+
+    If two independent 95% intervals do not overlap, the difference is significant. If
+    they overlap, nothing is claimed.
+    """
+    if "" in (format_estimate(first, ""), format_estimate(second, "")):
+        return "not comparable"
+    if second["high"] < first["low"]:
+        return "significantly lower"
+    if second["low"] > first["high"]:
+        return "significantly higher"
+    return "no significant difference shown (the intervals overlap)"
+
+
+def describe_test_scores(
+    validation: dict[str, Estimate], test: dict[str, Estimate]
+) -> str:
+    """Return a line for AUC, sensitivity and specificity: is test harder?
+
+    Parameters
+    ----------
+    validation, test : dict of {metric: Estimate}
+    """
+    names = {
+        "auc": "AUC",
+        "sensitivity": "Sensitivity",
+        "specificity": "Specificity",
+    }
+    return "\n".join(
+        f"{name}: {format_estimate(validation[key])} on validation, "
+        f"{format_estimate(test[key])} on test: "
+        f"{compare_estimates(validation[key], test[key])}."
+        for key, name in names.items()
+    )
+
+
+def describe_calibration_on_test(table: pd.DataFrame) -> str:
+    """Return in words whether the probabilities are too high or too low on test.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `compare_datasets` returns it, with the rows "validation" and "test".
+    """
+    validation, test = table.loc["validation"], table.loc["test"]
+    direction = "high"
+    if test["mean probability"] < test["prevalence"]:
+        direction = "low"
+    verdict = "no worse than on validation"
+    if test["calibration error"] > validation["calibration error"]:
+        verdict = f"worse: probabilities are too {direction} on average"
+    return (
+        f"Expected calibration error {validation['calibration error']:.3f} on "
+        f"validation and {test['calibration error']:.3f} on test, where the mean "
+        f"probability is {test['mean probability']:.2f} and the prevalence "
+        f"{test['prevalence']:.2f}: calibration is {verdict}."
+    )
+
+
+def describe_adapted(before: pd.Series, after: pd.Series, prevalence: float) -> str:
+    """Return in words what an adaptation to another prevalence improves.
+
+    Parameters
+    ----------
+    before, after : Series
+        Rows of the table of `compare_datasets`.
+    prevalence : float
+        The true prevalence, which the mean probability should equal.
+    """
+    verdicts = []
+    for name in ("sensitivity", "specificity", "PPV"):
+        verdicts.append((name, after[name] - before[name]))
+    for name, target in (("mean probability", prevalence), ("calibration error", 0.0)):
+        gain = abs(before[name] - target) - abs(after[name] - target)
+        verdicts.append((name, gain))
+    better = [name for name, gain in verdicts if gain > 0]
+    worse = [name for name, gain in verdicts if gain < 0]
+    return (
+        f"The adaptation improves {', '.join(better) or 'nothing'}; "
+        f"it makes worse {', '.join(worse) or 'nothing'}."
     )
 
 
@@ -402,3 +493,62 @@ def metrics_by_finding(
             "AUC against normal": texts["auc"],
         }
     return pd.DataFrame(rows).T
+
+
+def compare_findings(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    files: pd.DataFrame,
+    bootstrap_samples: int,
+    seed: int,
+) -> Estimate:
+    """Return how much the AUC of bacterial images exceeds that of viral images.
+
+    Both are measured against the same normal images, so their difference is taken in
+    each bootstrap sample of patients.
+
+    Parameters
+    ----------
+    labels, probabilities : arrays of shape (n,)
+    files : DataFrame of n rows, with the columns finding and patient
+    bootstrap_samples : int
+    seed : int
+    """
+
+    def difference(weights: np.ndarray) -> float:
+        bacterial, viral = [
+            auc_and_average_precision(
+                labels,
+                probabilities,
+                weights * ((files.finding == finding).to_numpy() | (labels == 0)),
+            )[0]
+            for finding in ("bacterial", "viral")
+        ]
+        return bacterial - viral
+
+    differences = [difference(np.ones(len(labels)))]
+    for weights in cluster_bootstrap_weights(files.patient, bootstrap_samples, seed):
+        differences.append(difference(weights))
+    return percentile_ci(pd.DataFrame({"difference": differences}))["difference"]
+
+
+def describe_findings(difference: Estimate) -> str:
+    """Return in words which form of pneumonia the network detects more easily.
+
+    Parameters
+    ----------
+    difference : Estimate
+        As `compare_findings` returns it.
+    """
+    value, low, high = difference["value"], difference["low"], difference["high"]
+    if not np.isfinite([value, low, high]).all():
+        return "The bacterial and the viral form cannot be compared on these images."
+    verdict = "no significant difference"
+    if low > 0:
+        verdict = "the bacterial form is detected more easily"
+    if high < 0:
+        verdict = "the viral form is detected more easily"
+    return (
+        f"AUC of bacterial minus AUC of viral images: {value:+.3f} "
+        f"(95% CI {low:+.3f} to {high:+.3f}), {verdict}."
+    )

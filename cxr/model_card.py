@@ -6,6 +6,8 @@ import jinja2
 import keras
 import numpy as np
 
+from cxr.evaluation import format_estimate
+
 CARD = """\
 # Model card: {{ model.name }}, run '{{ report.run }}'
 
@@ -87,14 +89,6 @@ Residual networks: arXiv:1512.03385.
 """
 
 
-def format_with_ci(metric: dict[str, Any]) -> str:
-    """Return "0.912 [0.890–0.931]", or "not measurable" where there is no value."""
-    value = metric["value"]
-    if value is None or not np.isfinite(value):
-        return "not measurable"
-    return "{value:.3f} [{low:.3f}–{high:.3f}]".format(**metric)
-
-
 def list_measured_aucs(robustness: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Return {perturbation: AUC}, without those that could not be measured."""
     return {
@@ -162,7 +156,7 @@ def render_model_card(report: dict[str, Any], model: keras.Model) -> str:
     return card.render(
         report=report,
         model=model,
-        describe=format_with_ci,
+        describe=format_estimate,
         error=report["calibration_error"],
         robustness=describe_worst_perturbation(report["robustness"]),
         resize_mode=resize_mode,

@@ -168,6 +168,30 @@ def describe_bias_gap(models: dict[str, dict[str, Estimate]]) -> str:
     )
 
 
+def describe_releases(
+    models: dict[str, dict[str, Estimate]], kaggle_only: np.ndarray
+) -> str:
+    """Return in words how the residual CNN does on images of one and of both releases.
+
+    Parameters
+    ----------
+    models : dict of {model: {column: Estimate}}
+        With the columns of `release_subgroups`.
+    kaggle_only : bool array of shape (n,), see `kaggle_only_mask`
+    """
+    if not kaggle_only.any():
+        return "No test image is known to be in Kaggle's release only."
+    scores = models["residual_cnn"]
+    return (
+        f"{kaggle_only.sum()} of the {len(kaggle_only)} test images, all NORMAL, are "
+        "in Kaggle's release only. The residual CNN recognizes "
+        f"{scores['test_specificity_kaggle_only']['value']:.0%} of them as NORMAL, "
+        f"and {scores['test_specificity']['value']:.0%} of all NORMAL test images. "
+        f"Without them its AUC is {scores['test_auc_both_releases']['value']:.3f}, "
+        f"with them {scores['test_auc']['value']:.3f}."
+    )
+
+
 def describe_order_agreement(models: dict[str, dict[str, Estimate]]) -> str:
     """Return in words how well validation predicts the order of the models on test.
 

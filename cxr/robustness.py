@@ -293,6 +293,25 @@ def describe_aspect_ratio_use(
     return "\n".join(sentences)
 
 
+def describe_border_use(views: dict[str, dict[str, Estimate]]) -> str:
+    """Return in words whether the network needs the border, and whether it can use it.
+
+    Parameters
+    ----------
+    views : dict of {"whole image", "border masked", "border only": metrics with CI}
+    """
+    whole, masked, border = [
+        views[name]["auc"] for name in ("whole image", "border masked", "border only")
+    ]
+    needs = "does not need" if masked["high"] >= whole["low"] else "uses"
+    can = "can" if border["low"] > 0.5 else "cannot"
+    return (
+        f"The AUC is {whole['value']:.3f} on whole images and {masked['value']:.3f} "
+        f"with the border masked: the network {needs} the border. On the "
+        f"border alone it is {border['value']:.3f}: the network {can} predict from it."
+    )
+
+
 def describe_robustness(table: pd.DataFrame) -> str:
     """Return in words which perturbations cost most AUC, sensitivity and specificity.
 

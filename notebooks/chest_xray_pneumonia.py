@@ -239,9 +239,9 @@ summarize_environment(settings, device_kind, device_name, dtype_policy, expected
 #
 # The radiographs come from Kermany, Zhang and Goldbaum [1, 2]: children of one to five
 # years, one hospital in Guangzhou, labeled by doctors as NORMAL or PNEUMONIA. Kaggle
-# hosts the most widely used copy; no account is needed. The archive is 2.4 GB because
-# it contains a second copy of every image, so only half of it is extracted. An
-# interrupted download continues where it stopped. (A Kaggle key belongs in
+# hosts the most widely used copy; no account is needed. The archive of 2.4 GB
+# contains every image twice, and a small macOS file for each; only one copy is
+# extracted. An interrupted download continues where it stopped. (A Kaggle key belongs in
 # `~/.kaggle/kaggle.json`, never into a cell.)
 #
 # Two **releases** are in use: Kaggle's copy of version 2, and version 3 at Mendeley.
@@ -394,7 +394,7 @@ describe_arrays(
 # %%
 from cxr.evaluation import Estimate, auc_and_average_precision  # again
 from cxr.evaluation import cluster_bootstrap_weights, percentile_ci  # again
-from cxr.evaluation import format_metrics  # again
+from cxr.evaluation import format_estimate, format_metrics  # again
 from cxr.linear_baseline import border_mask  # again
 import cxr.split  # fold
 import cxr.confounders  # fold
@@ -864,7 +864,9 @@ val_monitor = add_perturbed_copies(
 )
 print(
     f"{(files.split == 'train').sum():,} training images, "
-    f"{len(y_val):,} validation images."
+    f"{len(y_val):,} validation images. Without a lower validation loss, the learning "
+    f"rate falls after {settings.PATIENCE} epochs, and training ends after "
+    f"{3 * settings.PATIENCE}."
 )
 
 if settings.BASELINE_EPOCHS:
@@ -1266,6 +1268,7 @@ confusion_matrices = [
 ]
 title = describe_confusion_matrix(confusion_matrices[1], test, images_are)
 print(title)
+print(describe_test_scores(validation, test))
 figure = plot_confusion_matrix(confusion_matrices, ["validation (by patient)", "test"])
 show(figure, "confusion_matrix", title)
 title = f"All other thresholds; dots: ours ({images_are})"
@@ -1280,18 +1283,20 @@ format_metrics(validation=validation, test=test).rename_axis(images_are)
 test_probs_by_model = {
     name: predict(test_batches) for name, predict in predictors.items()
 }
+kaggle_only = kaggle_only_mask(test_files)
 test_model_metrics = compare_models(
     y_test,
     test_probs_by_model,
     model_thresholds,
     test_files.patient,
-    release_subgroups(kaggle_only_mask(test_files)),
+    release_subgroups(kaggle_only),
     settings,
 )
 model_metrics = {
     name: model_metrics[name] | test_model_metrics[name] for name in model_metrics
 }
 print(describe_order_agreement(model_metrics))
+print(describe_releases(test_model_metrics, kaggle_only))
 columns = {"auc": "#888888", "auc_bias_conflicting": "#0072B2", "test_auc": "#D55E00"}
 title = f"AUC on validation, on its bias-conflicting images, and on test ({images_are})"
 show(plot_model_comparison(model_metrics, columns), "model_comparison", title)
@@ -1321,6 +1326,8 @@ print(describe_prevalence(train_prevalence, estimated_prevalence, y_test.mean())
 table = compare_datasets(
     predictions_by_set | {"test, adapted": (y_test, y_prob_adapted)}, threshold
 )
+print(describe_calibration_on_test(table))
+print(describe_adapted(table.loc["test"], table.loc["test, adapted"], y_test.mean()))
 table.style.format("{:.3f}").set_caption(images_are)
 
 # %% [markdown]
@@ -1430,6 +1437,8 @@ if len(wrong):
     )
     title = f"Errors on test, most confident first (caption: true class; {images_are})"
     show(figure, "errors", title)
+difference = compare_findings(y_test, y_prob_test, test_files, **bootstrap)
+print(describe_findings(difference))
 metrics_by_finding(y_test, y_prob_test, test_files, threshold, **bootstrap).rename_axis(
     f"test, {images_are}"
 )
@@ -1439,8 +1448,9 @@ metrics_by_finding(y_test, y_prob_test, test_files, threshold, **bootstrap).rena
 # mistake of the network. If you cannot, the label may be wrong. Look for what the
 # errors have in common: exposure, rotation, tubes and electrodes, the child's age. The
 # table says which finding is detected more easily, though the network was never told
-# the finding. Both rows share their normal images, so their AUCs are correlated:
-# overlapping intervals do not decide whether they differ.
+# the finding. Both rows share their normal images, so their AUCs are correlated, and
+# overlapping intervals do not decide whether they differ. The interval of the
+# *difference* does: the printed sentence gives it.
 #
 # ### Grad-CAM: where does the network look?
 #
@@ -1498,6 +1508,7 @@ border_use = {
     )
     for name, batches in views.items()
 }
+print(describe_border_use(border_use))
 format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
     f"validation, {images_are}"
 )
@@ -1588,7 +1599,7 @@ import cxr.run_comparison  # fold
 
 from cxr.evaluation import Estimate, auc_and_average_precision  # again
 from cxr.evaluation import cluster_bootstrap_weights, percentile_ci  # again
-from cxr.evaluation import compute_metrics, format_metrics  # again
+from cxr.evaluation import compute_metrics, format_estimate, format_metrics  # again
 
 # %%
 settings = section(9)

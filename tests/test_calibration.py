@@ -128,7 +128,14 @@ def test_a_calibrated_network_predicts_calibrated_values():
 
 def test_the_sentence_on_calibration_fits_both_outcomes():
     applied = describe_calibration(1.5, -0.25, 0.0312, 0.0123)
-    for part in ("temperature 1.50", "shift -0.25", "0.031 before", "0.012 after"):
+    assert "was underconfident" in describe_calibration(0.8, 0.0, 0.0312, 0.0123)
+    for part in (
+        "was overconfident",
+        "temperature 1.50",
+        "shift -0.25",
+        "0.031 before",
+        "0.012 after",
+    ):
         assert part in applied
     not_applied = describe_calibration(1.0, 0.0, 0.0312, 0.0312)
     assert "was not applied" in not_applied

@@ -15,8 +15,13 @@ from cxr.evaluation import (
     auc_and_average_precision,
     cluster_bootstrap_weights,
     compare_datasets,
+    compare_findings,
     compute_metrics,
+    describe_adapted,
+    describe_calibration_on_test,
     describe_confusion_matrix,
+    describe_findings,
+    describe_test_scores,
     format_metrics,
     mean_with_ci,
     metrics_by_finding,
@@ -326,3 +331,93 @@ def test_each_kind_of_pneumonia_is_compared_with_all_normal_images():
     bacterial = files.assign(finding=files.finding.replace("viral", "unknown"))
     table = metrics_by_finding(labels, probabilities, bacterial, 0.5, 20, 0)
     assert list(table.index) == ["bacterial"]
+
+
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def test_the_auc_of_the_two_forms_is_compared_by_a_paired_bootstrap():
+    """Every viral image ranks below half of the normal ones: AUC 1 against 0.5."""
+    labels = np.repeat([1, 1, 0, 0], 20)
+    probabilities = np.repeat([0.9, 0.4, 0.3, 0.5], 20)
+    findings = np.repeat(["bacterial", "viral", "normal", "normal"], 20)
+    files = pd.DataFrame({"finding": findings, "patient": np.arange(80)})
+    found = compare_findings(labels, probabilities, files, 200, 0)
+    assert found["value"] == pytest.approx(0.5)
+    assert 0.3 < found["low"] < 0.45 and 0.55 < found["high"] < 0.7
+    swapped = files.replace({"bacterial": "viral", "viral": "bacterial"})
+    other = compare_findings(labels, probabilities, swapped, 200, 0)
+    assert other["value"] == -found["value"]
+    assert other["low"] == pytest.approx(-found["high"])
+    one_form = files.replace("viral", "bacterial")
+    missing = compare_findings(labels, probabilities, one_form, 20, 0)
+    assert np.isnan(missing["value"])
+    assert "cannot be compared" in describe_findings(missing)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.01, 0.05, "the bacterial form is detected more easily"),
+        (-0.05, -0.01, "the viral form is detected more easily"),
+        (-0.02, 0.04, "no significant difference"),
+    ],
+)
+def test_the_form_that_is_detected_more_easily_is_named(low, high, verdict):
+    text = describe_findings(estimate((low + high) / 2, low, high))
+    assert verdict in text and f"{low:+.3f} to {high:+.3f}" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.65, 0.84, "significantly lower"),
+        (0.96, 0.99, "significantly higher"),
+        (0.80, 0.86, "no significant difference"),
+    ],
+)
+def test_a_difference_is_significant_where_the_intervals_do_not_overlap(
+    low, high, verdict
+):
+    names = ("auc", "sensitivity", "specificity")
+    validation = {name: estimate(0.9, 0.85, 0.95) for name in names}
+    changed = estimate((low + high) / 2, low, high)
+    test = validation | {"specificity": changed}
+    lines = describe_test_scores(validation, test).splitlines()
+    assert verdict in lines[2]
+    assert all("no significant difference" in line for line in lines[:2])
+    assert f"[{low:.3f}–{high:.3f}] on test" in lines[2]
+    test["auc"] = estimate(*[float("nan")] * 3)
+    lines = describe_test_scores(validation, test).splitlines()
+    assert lines[0].endswith("not measurable on test: not comparable.")
+
+
+def test_what_an_adaptation_improves_is_named():
+    before = {"sensitivity": 0.9, "specificity": 0.8, "PPV": 0.7}
+    before |= {"mean probability": 0.8, "calibration error": 0.1}
+    after = before | {"sensitivity": 0.8, "specificity": 0.9, "mean probability": 0.65}
+    text = describe_adapted(pd.Series(before), pd.Series(after), 0.7)
+    assert text == (
+        "The adaptation improves specificity, mean probability; it makes worse "
+        "sensitivity."
+    )
+    same = describe_adapted(pd.Series(before), pd.Series(before), 0.7)
+    assert same == "The adaptation improves nothing; it makes worse nothing."
+
+
+@pytest.mark.parametrize(
+    ("error", "mean", "verdict"),
+    [
+        (0.1, 0.8, "worse: probabilities are too high on average"),
+        (0.1, 0.5, "worse: probabilities are too low on average"),
+        (0.01, 0.62, "no worse than on validation"),
+    ],
+)
+def test_the_direction_of_a_calibration_error_is_named(error, mean, verdict):
+    columns = ["calibration error", "mean probability", "prevalence"]
+    rows = {"validation": [0.01, 0.74, 0.74], "test": [error, mean, 0.62]}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    text = describe_calibration_on_test(table)
+    assert text.endswith(f"calibration is {verdict}.")
+    assert f"0.010 on validation and {error:.3f} on test" in text

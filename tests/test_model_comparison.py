@@ -12,6 +12,7 @@ from cxr.model_comparison import (
     compare_models,
     describe_bias_gap,
     describe_order_agreement,
+    describe_releases,
     release_subgroups,
 )
 from cxr.plots import plot_hundred_children, plot_model_comparison
@@ -176,3 +177,20 @@ def test_a_value_outside_its_own_interval_can_be_drawn():
     figure = plot_model_comparison(models, {"auc": "black"})
     figure.canvas.draw()
     plt.close(figure)
+
+
+def test_images_of_one_release_only_are_named_with_their_specificity():
+    scores = {
+        "test_specificity_kaggle_only": 0.5,
+        "test_specificity": 0.8,
+        "test_auc_both_releases": 0.99,
+        "test_auc": 0.95,
+    }
+    models = {"residual_cnn": {name: {"value": scores[name]} for name in scores}}
+    kaggle_only = np.array([True, True, False, False, False])
+    text = describe_releases(models, kaggle_only)
+    assert text.startswith("2 of the 5 test images")
+    assert "recognizes 50% of them as NORMAL, and 80% of all" in text
+    assert "Without them its AUC is 0.990, with them 0.950." in text
+    nothing = describe_releases(models, np.zeros(5, bool))
+    assert nothing == "No test image is known to be in Kaggle's release only."

@@ -13,6 +13,7 @@ from cxr.robustness import (
     add_perturbed_copies,
     aspect_ratio_correlation,
     describe_aspect_ratio_use,
+    describe_border_use,
     describe_robustness,
     evaluate_perturbations,
     keep_only_border,
@@ -220,3 +221,25 @@ def test_the_perturbations_that_cost_most_are_named():
     assert lines[0] == "Largest drop in AUC: 0.100, half contrast."
     assert lines[1] == "No perturbation lowers the sensitivity."
     assert lines[2] == "The specificity could not be measured."
+
+
+@pytest.mark.parametrize(
+    ("masked_high", "border_low", "verdicts"),
+    [
+        (0.97, 0.55, ("does not need", "can")),
+        (0.97, 0.45, ("does not need", "cannot")),
+        (0.90, 0.55, ("uses", "can")),
+    ],
+)
+def test_whether_the_border_is_needed_or_usable_is_said(
+    masked_high, border_low, verdicts
+):
+    views = {
+        "whole image": {"auc": {"value": 0.97, "low": 0.95, "high": 0.99}},
+        "border masked": {"auc": {"value": 0.88, "low": 0.8, "high": masked_high}},
+        "border only": {"auc": {"value": 0.6, "low": border_low, "high": 0.7}},
+    }
+    text = describe_border_use(views)
+    assert "0.970 on whole images and 0.880 with the border masked" in text
+    assert f"the network {verdicts[0]} the border" in text
+    assert text.endswith(f"0.600: the network {verdicts[1]} predict from it.")
