@@ -148,8 +148,8 @@ def describe_calibration(
     verdict = "overconfident" if temperature > 1 else "underconfident"
     return (
         f"The network was {verdict}: temperature {temperature:.2f}, shift "
-        f"{shift:+.2f}.\nExpected calibration error: {ece_before:.3f} before, {ece_after:.3f} after "
-        "(cross-fitted)."
+        f"{shift:+.2f}.\nExpected calibration error: {ece_before:.3f} before, "
+        f"{ece_after:.3f} after (cross-fitted)."
     )
 
 
