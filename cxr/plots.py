@@ -17,6 +17,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Rectangle
+from matplotlib.ticker import NullLocator
 from sklearn import metrics
 
 from cxr.evaluation import compute_metrics
@@ -381,6 +382,9 @@ def plot_learning_curves(history: pd.DataFrame) -> Figure:
         marker=marker,
     )
     axes["rate"].set(yscale="log", xlabel="epoch", ylabel="learning rate")
+    rates = sorted(set(history.learning_rate))
+    axes["rate"].set_yticks(rates, [f"{rate:.0e}" for rate in rates])
+    axes["rate"].yaxis.set_minor_locator(NullLocator())
     axes["rate"].tick_params(labelbottom=True)
     axes["rate"].xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
     draw_legend(axes["legend"], axes["loss"], columns=3)
@@ -590,8 +594,8 @@ def plot_reliability(
     return figure
 
 
-def shortcut_sources(model: keras.Model) -> dict[str, str]:
-    """Return {name of an Add layer: name of the layer where its shortcut begins}."""
+def skip_sources(model: keras.Model) -> dict[str, str]:
+    """Return {name of an Add layer: name of the layer where its skip begins}."""
     sources = {}
     for layer in model.layers:
         if type(layer).__name__ != "Add":
@@ -630,12 +634,12 @@ def group_layers(
 
 
 def plot_architecture(model: keras.Model) -> Figure:
-    """Return a diagram of a model: a box a stage, and an arc for each shortcut.
+    """Return a diagram of a model: a box a stage, an arc for each skip connection.
 
     The height of a box follows the size of its feature map, and its width the number
     of channels. A vector is a bar whose height follows the logarithm of its length.
     """
-    sources = shortcut_sources(model)
+    sources = skip_sources(model)
     stages, stage_of = group_layers(model, sources)
     figure, axis = plt.subplots(figsize=(11, 3.6), layout="constrained")
     tallest = max(shape[0] for shape, _ in stages if len(shape) == 3)
@@ -645,7 +649,7 @@ def plot_architecture(model: keras.Model) -> Figure:
         if len(shape) == 3:
             height = 0.25 + 1.75 * (shape[0] / tallest) ** 0.6
             width = 0.04 + 0.004 * shape[-1]
-            shifts: tuple[float, ...] = (0.12, 0.06, 0)
+            shifts: tuple[float, ...] = (0.12, 0.06, 0) if shape[-1] > 1 else (0,)
             color = "#DCE6F2"
         else:
             height = 0.12 + 0.14 * np.log2(shape[0])
@@ -696,7 +700,7 @@ def plot_architecture(model: keras.Model) -> Figure:
         "Filled bar: vector (height: log of its length)."
     )
     if sources:
-        note += " Arc: shortcut."
+        note += " Arc: skip connection."
     figure.supxlabel(note, fontsize=9)
     return figure
 
