@@ -86,8 +86,7 @@ coverage: install
 test-long: install
 	@# Keras's other backend, and the packages that export a network to ONNX
 	@$(VENV)/bin/python -m pip install --quiet "jax>=0.5" tf2onnx onnx onnxruntime
-	@# Tests of one group share what takes long to make; the others are dealt out singly.
-	@$(VENV)/bin/python -m pytest -m long -n 2 --dist loadgroup
+	@$(VENV)/bin/python -m pytest -m long $(SIDE_BY_SIDE)
 
 # An environment with the versions that Colab ships. A program called python3.13 may be a
 # launcher that fails, so each candidate is tried.

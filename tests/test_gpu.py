@@ -13,7 +13,6 @@ from conftest import ROOT, hide_project
 from test_notebook import SMALLEST, Kernel, prepare
 
 from cxr.calibration import calibrate_model
-from cxr.devices import dtype_policy_scope
 from cxr.models import build_baseline, build_cnn, load_model
 
 BUILDERS = [build_baseline, build_cnn]
@@ -81,20 +80,17 @@ def test_the_lone_notebook_runs_on_two_gpus(drawn_tiny, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("build", BUILDERS)
-def test_each_network_is_trained_and_predicts_compiled_by_xla(
-    build, policy, monkeypatch
-):
+def test_each_network_is_trained_and_predicts_compiled_by_xla(build, monkeypatch):
     """XLA on a CPU refuses the operations that it refuses on a GPU.
 
-    One that has no kernel there is an error here.
+    One that has no kernel there is an error here. In single precision, as on a GPU
+    without units for half precision; the stand-in for a T4 above uses half precision.
     """
     monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILATION)
     x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
     labels = np.array([0, 1, 1, 0])
-    with dtype_policy_scope(policy):
-        model = build(32)
+    model = build(32)
     model.compile("adam", "binary_crossentropy", jit_compile=True)
     assert all(layer.supports_jit for layer in model.layers) and model.jit_compile
     assert np.isfinite(model.train_on_batch(x, labels))

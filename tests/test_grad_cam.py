@@ -60,7 +60,6 @@ def trained(phantoms):
     return model, x, train_files, x_test, test_files, probabilities
 
 
-@pytest.mark.xdist_group("trained")
 @pytest.mark.long
 def test_phantoms_are_learned_by_a_small_cnn_but_not_from_their_mean_gray_level(
     trained,
@@ -74,7 +73,6 @@ def test_phantoms_are_learned_by_a_small_cnn_but_not_from_their_mean_gray_level(
     assert roc_auc_score(test_files.label, from_gray) < 0.8
 
 
-@pytest.mark.xdist_group("trained")
 @pytest.mark.long
 def test_grad_cam_peaks_in_the_drawn_opacity(trained, phantoms):
     model, _, _, x_test, test_files, probabilities = trained
@@ -97,7 +95,6 @@ def test_grad_cam_peaks_in_the_drawn_opacity(trained, phantoms):
     )
 
 
-@pytest.mark.xdist_group("trained")
 @pytest.mark.long
 def test_grad_cam_of_the_other_class_is_another_map(trained):
     model, _, _, x_test, _, _ = trained
@@ -107,7 +104,6 @@ def test_grad_cam_of_the_other_class_is_another_map(trained):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.xdist_group("trained")
 @pytest.mark.long
 def test_grad_cam_after_half_precision_is_nearly_the_same_map(trained, policy):
     model, _, _, x_test, _, _ = trained
