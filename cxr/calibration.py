@@ -145,10 +145,11 @@ def describe_calibration(
             "Platt scaling did not improve the cross-validated log loss and was not "
             f"applied. Expected calibration error: {ece_before:.3f}."
         )
-    verdict = "overconfident" if temperature > 1 else "underconfident"
+    level = "low" if shift > 0 else "high"
+    spread = "extreme" if temperature > 1 else "moderate"
     return (
-        f"The network was {verdict}: temperature {temperature:.2f}, shift "
-        f"{shift:+.2f}.\nExpected calibration error: {ece_before:.3f} before, "
+        f"The probabilities were too {level} (shift {shift:+.2f}) and too {spread} "
+        f"(temperature {temperature:.2f}).\nExpected calibration error: {ece_before:.3f} before, "
         f"{ece_after:.3f} after (cross-fitted)."
     )
 

@@ -401,26 +401,29 @@ def describe_test_scores(
     )
 
 
-def describe_calibration_on_test(table: pd.DataFrame) -> str:
+def describe_calibration_on_test(
+    table: pd.DataFrame, bias: tuple[float, float, float]
+) -> str:
     """Return in words whether the probabilities are too high or too low on test.
 
     Parameters
     ----------
     table : DataFrame
         As `compare_datasets` returns it, with the rows "validation" and "test".
+    bias : (mean, low, high)
+        Probability minus label on test, see `mean_with_ci`.
     """
-    validation, test = table.loc["validation"], table.loc["test"]
-    direction = "high"
-    if test["mean probability"] < test["prevalence"]:
-        direction = "low"
-    verdict = "no worse than on validation"
-    if test["calibration error"] > validation["calibration error"]:
-        verdict = f"worse: probabilities are too {direction} on average"
+    mean, low, high = bias
+    verdict = "not significantly too high or too low"
+    if low > 0:
+        verdict = "significantly too high"
+    if high < 0:
+        verdict = "significantly too low"
+    error = table["calibration error"]
     return (
-        f"Expected calibration error {validation['calibration error']:.3f} on "
-        f"validation and {test['calibration error']:.3f} on test, where the mean "
-        f"probability is {test['mean probability']:.2f} and the prevalence "
-        f"{test['prevalence']:.2f}: calibration is {verdict}."
+        f"Expected calibration error: {error['validation']:.3f} on validation, "
+        f"{error['test']:.3f} on test. On test the mean probability exceeds the "
+        f"prevalence by {mean:+.3f} (95% CI {low:+.3f} to {high:+.3f}): {verdict}."
     )
 
 

@@ -693,7 +693,8 @@ def plot_architecture(model: keras.Model) -> Figure:
                 linewidth=1.5,
             )
         )
-    axis.set(xlim=(-0.5, left - 0.3), ylim=(-2.35, 1.3))
+    most_lines = max(len(kinds) for _, kinds in stages)
+    axis.set(xlim=(-0.5, left - 0.3), ylim=(-1.4 - 0.19 * most_lines, 1.3))
     axis.axis("off")
     note = (
         "Box: feature map (height: its size, width: channels). "
@@ -731,6 +732,7 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
             axis.axvline(table[name]["unchanged"], color=color, linestyle=":")
     areas.set_yticks(rows, [display_name(name) for name in table.index])
     areas.set(xlabel="AUC (dotted: unchanged)")
+    areas.xaxis.set_major_locator(plt.MaxNLocator(5))
     rates.set(xlabel="at the threshold (dotted: unchanged)")
     rates.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     for axis in (areas, rates):

@@ -386,8 +386,14 @@ def describe_learning_curves(history: pd.DataFrame) -> str:
         sentence = (
             f"From epoch {first} on, the validation loss stays above the training loss."
         )
-    if best.epoch == last.epoch:
+    later = int((finite.epoch > best.epoch).sum())
+    if later == 0:
         verdict = "It was lowest in the last epoch: more epochs may help."
+    elif later < 3:
+        verdict = (
+            f"It was lowest in epoch {best.epoch:.0f}, which is kept. Too few epochs "
+            "followed to tell overfitting from chance."
+        )
     elif last.loss < 0.95 * best.loss:
         verdict = (
             f"After epoch {best.epoch:.0f} only the training loss decreases "

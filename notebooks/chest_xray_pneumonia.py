@@ -1326,7 +1326,8 @@ print(describe_prevalence(train_prevalence, estimated_prevalence, y_test.mean())
 table = compare_datasets(
     predictions_by_set | {"test, adapted": (y_test, y_prob_adapted)}, threshold
 )
-print(describe_calibration_on_test(table))
+bias = mean_with_ci(y_prob_test - y_test, test_files.patient, **bootstrap)
+print(describe_calibration_on_test(table, bias))
 print(describe_adapted(table.loc["test"], table.loc["test, adapted"], y_test.mean()))
 table.style.format("{:.3f}").set_caption(images_are)
 

@@ -128,9 +128,11 @@ def test_a_calibrated_network_predicts_calibrated_values():
 
 def test_the_sentence_on_calibration_fits_both_outcomes():
     applied = describe_calibration(1.5, -0.25, 0.0312, 0.0123)
-    assert "was underconfident" in describe_calibration(0.8, 0.0, 0.0312, 0.0123)
+    assert applied.startswith("The probabilities were too high (shift -0.25) and too ")
+    other = describe_calibration(0.8, 0.5, 0.0312, 0.0123)
+    assert "too low (shift +0.50) and too moderate (temperature 0.80)" in other
     for part in (
-        "was overconfident",
+        "too extreme",
         "temperature 1.50",
         "shift -0.25",
         "0.031 before",

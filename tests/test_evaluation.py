@@ -407,17 +407,15 @@ def test_what_an_adaptation_improves_is_named():
 
 
 @pytest.mark.parametrize(
-    ("error", "mean", "verdict"),
+    ("low", "high", "verdict"),
     [
-        (0.1, 0.8, "worse: probabilities are too high on average"),
-        (0.1, 0.5, "worse: probabilities are too low on average"),
-        (0.01, 0.62, "no worse than on validation"),
+        (0.01, 0.05, "significantly too high"),
+        (-0.05, -0.01, "significantly too low"),
+        (-0.02, 0.04, "not significantly too high or too low"),
     ],
 )
-def test_the_direction_of_a_calibration_error_is_named(error, mean, verdict):
-    columns = ["calibration error", "mean probability", "prevalence"]
-    rows = {"validation": [0.01, 0.74, 0.74], "test": [error, mean, 0.62]}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    text = describe_calibration_on_test(table)
-    assert text.endswith(f"calibration is {verdict}.")
-    assert f"0.010 on validation and {error:.3f} on test" in text
+def test_the_direction_of_a_calibration_error_is_named(low, high, verdict):
+    table = pd.DataFrame({"calibration error": {"validation": 0.01, "test": 0.1}})
+    text = describe_calibration_on_test(table, ((low + high) / 2, low, high))
+    assert text.endswith(f"{low:+.3f} to {high:+.3f}): {verdict}.")
+    assert "0.010 on validation, 0.100 on test" in text

@@ -828,11 +828,21 @@ def test_fit_takes_the_batches_in_their_order_epoch_after_epoch(tmp_path):
     ("losses", "val_losses", "words"),
     [
         ([0.9, 0.5, 0.3], [0.8, 0.4, 0.2], "ends below .* more epochs may help"),
-        ([0.9, 0.5, 0.3], [0.8, 0.4, 0.6], "From epoch 3 on, .* After epoch 2 only"),
-        ([0.9, 0.5, 0.49], [0.8, 0.4, 0.45], "After epoch 2 neither .* without clear"),
+        ([0.9, 0.5, 0.3], [0.8, 0.4, 0.6], "From epoch 3 on, .* epoch 2, .* chance"),
+        (
+            [0.9, 0.5, 0.4, 0.4, 0.3],
+            [0.8, 0.4, 0.6, 0.7, 0.6],
+            "From epoch 3 on, .* After epoch 2 only .* overfitting from there on",
+        ),
+        (
+            [0.9, 0.5, 0.49, 0.5, 0.49],
+            [0.8, 0.4, 0.45, 0.45, 0.45],
+            "After epoch 2 neither .* without clear",
+        ),
         ([0.9, 0.5, np.nan], [0.8, 0.4, 0.3], "lowest in the last epoch"),
     ],
 )
 def test_learning_curves_are_judged(losses, val_losses, words):
-    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": losses, "val_loss": val_losses})
+    epochs = range(1, len(losses) + 1)
+    history = pd.DataFrame({"epoch": epochs, "loss": losses, "val_loss": val_losses})
     assert re.search(words, describe_learning_curves(history))
