@@ -149,8 +149,8 @@ def describe_calibration(
     spread = "extreme" if temperature > 1 else "moderate"
     return (
         f"The probabilities were too {level} (shift {shift:+.2f}) and too {spread} "
-        f"(temperature {temperature:.2f}).\nExpected calibration error: {ece_before:.3f} before, "
-        f"{ece_after:.3f} after (cross-fitted)."
+        f"(temperature {temperature:.2f}).\nExpected calibration error: "
+        f"{ece_before:.3f} before, {ece_after:.3f} after (cross-fitted)."
     )
 
 
