@@ -111,10 +111,22 @@ def conclude_robustness(report: dict[str, Any]) -> str:
     worst = min(aucs, key=lambda name: aucs[name])
     if worst == "unchanged":
         return "**Robustness.** No perturbation lowers the AUC on validation."
-    return (
-        f"**Robustness.** The perturbation that costs most is "
-        f"{worst.replace('_', ' ')}: AUC {aucs[worst]:.3f} instead of "
+    text = (
+        f"**Robustness.** The perturbation that costs most AUC is "
+        f"{worst.replace('_', ' ')}: {aucs[worst]:.3f} instead of "
         f"{aucs['unchanged']:.3f}."
+    )
+    rates = {
+        name: metrics["sensitivity"] + metrics["specificity"]
+        for name, metrics in report["robustness"].items()
+        if name in aucs
+    }
+    hardest = min(rates, key=lambda name: rates[name])
+    metrics = report["robustness"][hardest]
+    return (
+        f"{text} The threshold fits worst where images are "
+        f"{hardest.replace('_', ' ')}: sensitivity {metrics['sensitivity']:.3f}, "
+        f"specificity {metrics['specificity']:.3f}."
     )
 
 

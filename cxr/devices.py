@@ -211,7 +211,9 @@ def summarize_environment(
     versions = package_versions().items()
     memory = f"{images * size**2 / 1e6:.0f} MB"
     minutes = estimate_training_minutes(images * 0.75, size, epochs)
+    automatic = "quick" if device_kind == "CPU" else "full"
     rows = {
+        "preset": automatic if settings.PRESET == "auto" else settings.PRESET,
         "device": f"{device_kind} ({device_name}), {precision}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions),
         f"{images:,} images of {size} × {size} pixels": memory,

@@ -376,7 +376,8 @@ def compare_estimates(first: Estimate, second: Estimate) -> str:
         return "significantly lower"
     if second["low"] > first["high"]:
         return "significantly higher"
-    return "no significant difference shown (the intervals overlap)"
+    direction = "lower" if second["value"] < first["value"] else "not lower"
+    return f"{direction}, but the intervals overlap: no significant difference"
 
 
 def describe_test_scores(
@@ -421,9 +422,9 @@ def describe_calibration_on_test(
         verdict = "significantly too low"
     error = table["calibration error"]
     return (
-        f"Expected calibration error: {error['validation']:.3f} on validation, "
-        f"{error['test']:.3f} on test. On test the mean probability exceeds the "
-        f"prevalence by {mean:+.3f} (95% CI {low:+.3f} to {high:+.3f}): {verdict}."
+        f"Expected calibration error on test: {error['test']:.3f}. The mean "
+        f"probability exceeds the prevalence by {mean:+.3f} (95% CI {low:+.3f} to "
+        f"{high:+.3f}): {verdict}."
     )
 
 

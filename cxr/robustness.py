@@ -280,9 +280,11 @@ def describe_aspect_ratio_use(
         )
         value, low, high = estimate["value"], estimate["low"], estimate["high"]
         if np.isnan(value):
+            ratios = (files.width / files.height)[has_label]
+            same = "aspect ratio" if ratios.nunique() < 2 else "probability"
             sentences.append(
                 f"{name}: no correlation with the aspect ratio can be computed, as all "
-                "images have the same aspect ratio or the same probability."
+                f"images have the same {same}."
             )
             continue
         verdict = "significant" if low > 0 or high < 0 else "not significant"
@@ -303,12 +305,14 @@ def describe_border_use(views: dict[str, dict[str, Estimate]]) -> str:
     whole, masked, border = [
         views[name]["auc"] for name in ("whole image", "border masked", "border only")
     ]
-    needs = "does not need" if masked["high"] >= whole["low"] else "uses"
+    needs = "not significantly lower: the network does not need the border"
+    if masked["high"] < whole["low"]:
+        needs = "significantly lower: the network uses the border, or misses it"
     can = "can" if border["low"] > 0.5 else "cannot"
     return (
         f"The AUC is {whole['value']:.3f} on whole images and {masked['value']:.3f} "
-        f"with the border masked: the network {needs} the border. On the "
-        f"border alone it is {border['value']:.3f}: the network {can} predict from it."
+        f"with the border masked, {needs}. On the border alone it is "
+        f"{border['value']:.3f}: the network {can} predict from it."
     )
 
 

@@ -115,14 +115,6 @@ os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 # A library that ends the process takes its message along. Then this file is left, and
 # the next start asks another process for the reason.
 marker = Path(tempfile.gettempdir()) / "chest-xray-notebook-imports-keras"
-if marker.exists():
-    command = [sys.executable, "-c", "import keras; keras.ops.ones(1)"]
-    trial = subprocess.run(command, capture_output=True, text=True, check=False)
-    if trial.returncode:
-        marker.unlink(missing_ok=True)
-        raise RuntimeError(f"Keras cannot be imported here:\n{trial.stderr[-2000:]}")
-with contextlib.suppress(OSError):
-    marker.touch()
 keras_home = os.environ.get("KERAS_HOME")
 stderr = os.dup(2)
 with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as messages:
@@ -130,6 +122,13 @@ with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as message
     os.environ["KERAS_HOME"] = empty
     os.dup2(messages.fileno(), 2)  # libraries print a lot while they look for devices
     try:
+        if marker.exists():
+            command = [sys.executable, "-c", "import keras; keras.ops.ones(1)"]
+            trial = subprocess.run(command, stderr=messages, check=False)
+            if trial.returncode:
+                raise RuntimeError("Keras cannot be imported here: see above.")
+        with contextlib.suppress(OSError):
+            marker.touch()
         import keras
 
         keras.ops.ones(1)
@@ -239,9 +238,9 @@ summarize_environment(settings, device_kind, device_name, dtype_policy, expected
 #
 # The radiographs come from Kermany, Zhang and Goldbaum [1, 2]: children of one to five
 # years, one hospital in Guangzhou, labeled by doctors as NORMAL or PNEUMONIA. Kaggle
-# hosts the most widely used copy; no account is needed. The archive of 2.4 GB
-# contains every image twice, and a small macOS file for each; only one copy is
-# extracted. An interrupted download continues where it stopped. (A Kaggle key belongs in
+# hosts the most widely used copy; no account is needed. The archive of 2.4 GB contains
+# every image twice, and a small macOS file for each; only one copy is extracted. An
+# interrupted download continues where it stopped. (A Kaggle key belongs in
 # `~/.kaggle/kaggle.json`, never into a cell.)
 #
 # Two **releases** are in use: Kaggle's copy of version 2, and version 3 at Mendeley.
@@ -302,20 +301,20 @@ listed.groupby(["folder", "finding"], sort=False).size().unstack(fill_value=0)
 # all images at one size, so each file is decoded and resized to a square of
 # `IMAGE_SIZE` pixels.
 #
-# Radiographs are not square. `RESIZE_MODE` decides how they become square: `stretch`
+# Radiographs are rarely square. `RESIZE_MODE` decides how they become square: `stretch`
 # distorts them, `pad` adds black borders (which reveal the original aspect ratio),
 # `center_crop` discards the edges.
 #
-# Below are the function that reads one file and the function that resizes it. The
-# figure shows an image before and after. The JPEG decoder can skip detail that resizing
-# would discard anyway (it reduces an image by 2, 4 or 8), which saves time. A file that
-# is empty, truncated or not an image raises an error.
+# Below is the function that reads one file. The figure shows an image before and after.
+# The JPEG decoder can skip detail that resizing would discard anyway (it reduces an
+# image by 2, 4 or 8), which saves time. A file that is empty, truncated or not an image
+# raises an error.
 
 # %%
 import cxr.images  # fold
 
 # %%
-from cxr.images import read_image, shrink  # show
+from cxr.images import read_image  # show
 
 # %%
 settings = section(2)
@@ -472,12 +471,13 @@ print(
 # without any shape or position inside the lungs?
 #
 # Below is a linear classifier for each of these features, on the train and val folders
-# only. Each patient is scored by a model trained on other patients (**cross-fitting**).
-# The border is the outer eighth on each side. The gray levels are a histogram of the
-# whole image: it includes the brightness of the lungs, but not where a pixel lies. The
-# **AUC** is the probability that a random child with pneumonia gets a higher score than
-# a random healthy child; 0.5 is chance level. The brackets hold its 95% confidence
-# interval (CI), which section 7 explains.
+# only. Each patient is scored by a model trained on other patients (**cross-fitting**),
+# because on its own training patients any model looks too good. The border is the outer
+# eighth on each side. The gray levels are a histogram of the whole image: it includes
+# the brightness of the lungs, but not where a pixel lies. The **AUC** is the
+# probability that a random child with pneumonia gets a higher score than a random
+# healthy child; 0.5 is chance level. The brackets hold its 95% confidence interval
+# (CI), which section 7 explains.
 
 # %%
 pool = loaded[loaded.folder != "test"]
@@ -498,6 +498,8 @@ shortcuts = shortcut_aucs(
 if pool[["width", "height"]].drop_duplicates().shape[0] > 1:
     title = describe_aspect_ratios(pool, images_are)
     show(plot_aspect_ratios(pool), "aspect_ratios", title)
+else:
+    print("All files have one size, so the aspect ratio reveals nothing here.")
 means, captions = mean_images_by_class(x_train_folder, y_train_folder)
 title = f"Differences between the classes: mean of {len(x_train_folder):,} {images_are}"
 show(plot_images(means, captions, 4), "mean_images", title)
@@ -506,10 +508,11 @@ format_metrics(AUC=shortcuts).rename_axis(f"{len(pool):,} {images_are}")
 
 # %% [markdown]
 # **How to read it:** compare the two rows of mean images. What differs outside the
-# lungs has nothing to do with pneumonia. An AUC whose interval lies above 0.5 means
-# that a network *can* use this feature. Whether ours *does* cannot be seen on a
-# validation set with the same confounders. Section 7 evaluates the models on images
-# where these features are misleading.
+# lungs is not the disease itself, though a very ill child may be X-rayed in another
+# position. An AUC whose interval lies above 0.5 means that a network *can* use this
+# feature. Whether ours *does* cannot be seen on a validation set with the same
+# confounders. Section 7 evaluates the models on images where these features are
+# misleading.
 
 # %% [markdown]
 # ## 4. Split by patient
@@ -544,6 +547,11 @@ print(
     f"images share a patient with training (an image-level split: "
     f"{count_leaked(groups, shuffled)})."
 )
+shared = set(files.patient[files.split == "test"]) & set(pool.patient)
+print(
+    f"{len(shared)} patient numbers of test also occur in train or val. Numbers restart "
+    "in each series, so these need not be the same children."
+)
 files.groupby(["split", "finding"], sort=False).agg(
     images=("path", "size"), patients=("patient", "nunique")
 )
@@ -551,7 +559,8 @@ files.groupby(["split", "finding"], sort=False).agg(
 # %% [markdown]
 # **How to read it:** with images of one patient on both sides, validation would reward
 # a network that memorizes patients. The patient-level split rules that out at no cost.
-# One caution remains: train and val come from the same series of images. Patients from
+# (A number that occurs under several findings is counted in each of these rows.) One
+# caution remains: train and val come from the same series of images. Patients from
 # another time or place can be harder.
 #
 # ### Batches
@@ -606,7 +615,7 @@ show(figure, "small_validation_sets", title)
 # section 4 does, and would have to learn the appearance of pneumonia anew at every
 # position. A **convolutional neural network (CNN)** applies a small set of weights, the
 # **kernel**, at every position of the image: the pixels under the kernel are multiplied
-# by its weights and summed.
+# by its weights and summed. The sums form a new image, a **map**.
 #
 # The kernel below, written by hand, responds where the image gets brighter from top to
 # bottom. **Guess first:** which outlines remain?
@@ -686,9 +695,9 @@ for logit in (-3, 0, 3):
 #
 # Convolution, ReLU and pooling, four times, then two dense layers: this is the plain
 # **baseline** that the refinements below have to beat. Each convolution has many
-# kernels, and each kernel produces its own map, a **channel**. A kernel covers all *in*
-# channels before it, and adds one **bias**. So *out* kernels of k × k have k · k · in ·
-# out + out parameters: check the rows of the summary.
+# kernels, and each kernel produces its own map, also called a **channel**. A kernel
+# covers all *in* channels before it, and adds one **bias**. So *out* kernels of k × k
+# have k · k · in · out + out parameters: check the rows of the summary.
 
 # %%
 from cxr.models import build_baseline  # show
@@ -773,12 +782,13 @@ show(plot_images(panels, captions, 4), "local_mean", title)
 from cxr.models import build_cnn  # show
 
 cnn_untrained = build_cnn(settings.IMAGE_SIZE, settings.DROPOUT)
-cnn_untrained.summary()
+cnn_untrained.summary(layer_range=["radiograph", "stage1_block1_relu2"])
 
 # %% [markdown]
 # ### Size and receptive field
 #
-# In the diagrams, a box is a stage with maps of one shape (height × width × channels);
+# The summary above ends with the first of seven residual blocks. In the diagrams, a box
+# is a block, or successive layers with maps of one shape (height × width × channels);
 # an arc is a skip connection. **Parameters** are all numbers that a network stores:
 # weights, biases, and four numbers for each channel of a batch normalization: a learned
 # scale and offset, and two running averages, which Keras calls *non-trainable*.
@@ -801,11 +811,10 @@ for network, last_layer in networks.items():
         data_kind="diagram",
     )
     field, stride = receptive_field(network, last_layer)
-    verdict = "covers" if field >= settings.IMAGE_SIZE else "is smaller than"
-    print(
-        f"{network.name}: receptive field {field} × {field} px, stride {stride} px; "
-        f"it {verdict} the {settings.IMAGE_SIZE} × {settings.IMAGE_SIZE} input."
-    )
+    verdict = "covers the image, so one unit can compare both lungs"
+    if field < settings.IMAGE_SIZE:
+        verdict = f"is smaller than the image, {settings.IMAGE_SIZE} px"
+    print(f"{network.name}: receptive field {field} × {field} px; it {verdict}.")
 
 # %% [markdown]
 # ## 6. Training
@@ -1017,7 +1026,7 @@ from cxr.evaluation import metrics_with_ci  # show
 # ### Calibration
 #
 # We reload the epoch with the lowest validation loss (not the last one) and predict the
-# unmodified validation images. The test set is still untouched.
+# unmodified validation images. No model has seen the test set yet.
 #
 # A network is **calibrated** if its probabilities match frequencies: of the children
 # for whom it predicts 80%, 80% have pneumonia. Networks are often overconfident, or
@@ -1026,7 +1035,7 @@ from cxr.evaluation import metrics_with_ci  # show
 # does not change. The **expected calibration error** (ECE) is the mean distance between
 # predicted probability and observed frequency. The ECE after scaling is cross-fitted:
 # each patient's probability is scaled with parameters fitted to *other* patients. If
-# scaling does not improve the log loss of these, it is not applied. **Guess first:**
+# scaling does not improve their loss (section 6), it is not applied. **Guess first:**
 # will it help?
 
 # %%
@@ -1114,14 +1123,14 @@ format_metrics(validation=validation).rename_axis(images_are)
 # ### What other thresholds would cost (optional)
 #
 # Other purposes need other thresholds. Five rules are compared, each chosen on all
-# unmodified and perturbed validation images and scored on the unmodified ones: ours;
-# the largest sensitivity + specificity (`youden` [6]); a fixed sensitivity; the lowest
-# total cost if a missed pneumonia costs as much as five false alarms; and 0.5. A lower
-# threshold trades false alarms for missed children. **PPV** and **NPV** are the
-# fractions of positive and of negative predictions that are right; they depend on the
-# **prevalence**, the fraction of children with pneumonia. **Guess first:** if one child
-# in twenty has pneumonia, how many of the alarms are right? The figure shows a hundred
-# children as dots.
+# unmodified and perturbed validation images and scored on the unmodified ones: ours, a
+# fixed sensitivity; the largest sensitivity + specificity (`youden` [6]); the same with
+# sensitivity counted twice; the lowest total cost if a missed pneumonia costs as much
+# as five false alarms; and 0.5. A lower threshold trades false alarms for missed
+# children. **PPV** and **NPV** are the fractions of positive and of negative
+# predictions that are right; they depend on the **prevalence**, the fraction of
+# children with pneumonia. **Guess first:** if one child in twenty has pneumonia, how
+# many of the alarms are right? The figure shows a hundred children as dots.
 
 # %%
 thresholds = {
@@ -1152,7 +1161,7 @@ compare_thresholds(y_val, y_prob_val, thresholds).rename_axis(
 #
 # Another hospital and another machine give images that are darker, softer, noisier,
 # framed otherwise, with other markers. The test set is still closed, but validation
-# images can be perturbed. **Guess first:** which perturbation costs most?
+# images can be perturbed. **Guess first:** which perturbation costs most AUC?
 
 # %%
 robustness = evaluate_perturbations(y_val, perturbed, threshold)
@@ -1179,8 +1188,8 @@ print(describe_robustness(robustness))
 # quarter of each class that it gets most wrong is **bias-conflicting** [12]: there, a
 # model that relies on shortcuts is wrong. A model that relies on the lungs should be
 # unaffected. The other images are **bias-aligned**. Four models are compared, each with
-# a threshold chosen by the same rule on the same images. **Guess first:** whose AUC
-# drops most?
+# a threshold chosen by the same rule on the same images. (The baseline CNN also had
+# fewer epochs and no augmentation.) **Guess first:** whose AUC drops most?
 
 # %%
 predictors = {
@@ -1254,7 +1263,9 @@ if "baseline_cnn" in predictors:
 # The test set is opened once. From here on, do not change anything because of the test
 # scores: tuning on test would turn it into a second validation set. **Guess first:**
 # higher or lower than validation? In a **confusion matrix**, each row is a true class.
-# The **curves** show all other thresholds; the dots mark ours.
+# The **curves** show all other thresholds; the dots mark ours. Validation and test hold
+# different patients: where their intervals do not overlap, the difference is
+# significant; where they overlap, none is shown.
 
 # %%
 test_files = files[files.split == "test"]
@@ -1276,8 +1287,8 @@ show(plot_roc_pr_curves(predictions_by_set, threshold), "roc_pr_curves", title)
 format_metrics(validation=validation, test=test).rename_axis(images_are)
 
 # %% [markdown]
-# The other models predict the test set in the same evaluation. **Guess first:** is
-# their order that of validation, or that of the bias-conflicting images?
+# The other models predict the test set in the same evaluation. **Guess first:** does
+# the order of the models on validation hold on test?
 
 # %%
 test_probs_by_model = {
@@ -1303,11 +1314,11 @@ show(plot_model_comparison(model_metrics, columns), "model_comparison", title)
 format_metrics(**test_model_metrics).T.rename_axis(f"test, {images_are}")
 
 # %% [markdown]
-# **How to read it:** a model is worth its complexity where it is better on the
-# bias-conflicting images and on test, even if a simpler model does nearly as well on
-# validation. (`test_specificity_kaggle_only` counts normal images that only Kaggle's
-# release has: published scores on the other release, such as MedMNIST's, were not
-# measured on them.)
+# **How to read it:** the choice between the models was made before, on validation: the
+# simplest one that holds up on its bias-conflicting images. Test only shows whether
+# that choice also holds for other patients. (`test_specificity_kaggle_only` counts
+# normal images that only Kaggle's release has: published scores on the other release,
+# such as MedMNIST's, were not measured on them.)
 #
 # ### When test differs from validation (optional)
 #
@@ -1343,15 +1354,19 @@ table.style.format("{:.3f}").set_caption(images_are)
 # Test has been opened, so it can play the new place in an experiment: some of its
 # patients are drawn as if their images had been labeled there, a new threshold is
 # chosen on these images (the largest sensitivity + specificity), and all *other* test
-# images are scored. The network and its ranking stay as they are. This experiment uses
-# the labels of test, and nothing is chosen by it: no score above or below changes.
-# **Guess first:** how many images does it take?
+# images are scored by **balanced accuracy**, the mean of sensitivity and specificity.
+# The network and its ranking stay as they are. This experiment uses the labels of test,
+# and nothing is chosen by it: no score above or below changes. **Guess first:** how
+# many images does it take?
 
 # %%
 adaptation = adapt_threshold(
     y_test, y_prob_test, test_files.patient, threshold, seed=settings.SEED
 )
-title = f"A threshold chosen on a few labeled images of the new place ({images_are})"
+title = (
+    f"New threshold from {adaptation.index[-1]} labeled images: balanced accuracy "
+    f"{adaptation.value.iloc[0]:.3f} → {adaptation.value.iloc[-1]:.3f} ({images_are})"
+)
 show(plot_adaptation(adaptation), "threshold_adaptation", title)
 print(describe_adaptation(adaptation))
 
@@ -1426,7 +1441,7 @@ settings = section(8)
 bootstrap = {"bootstrap_samples": settings.BOOTSTRAP_SAMPLES, "seed": settings.SEED}
 y_pred = y_prob_test >= threshold
 wrong = np.flatnonzero(y_pred != y_test)
-wrong = wrong[np.argsort(-abs(y_prob_test[wrong] - threshold))]
+wrong = wrong[np.argsort(-abs(y_prob_test[wrong] - y_test[wrong]))]
 print(f"{len(wrong)} of {len(y_test)} {images_are} in test are misclassified.")
 if len(wrong):
     captions = [
@@ -1469,7 +1484,7 @@ from cxr.grad_cam import grad_cam  # show
 chosen, captions, counts = select_examples(y_test, y_prob_test, y_pred, settings.SEED)
 heatmaps = grad_cam(model, x_test[chosen], y_pred[chosen])
 figure = plot_grad_cam(x_test[chosen], heatmaps, captions, label_colors(y_test[chosen]))
-show(figure, "grad_cam", f"Grad-CAM: {counts} ({images_are})")
+show(figure, "grad_cam", f"Grad-CAM of some of {counts} ({images_are})")
 
 some = np.random.default_rng(settings.SEED).permutation(len(y_test))[:48]
 checks = sanity_check_grad_cam(
@@ -1515,9 +1530,10 @@ format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
 )
 
 # %% [markdown]
-# **How to read it:** if the AUC hardly drops with the border masked, the network does
-# not need it (accuracy may drop all the same: a gray border looks unusual). A high AUC
-# on the border alone means that it *can* use the border, as the classifier of section 3
+# **How to read it:** if the AUC does not drop significantly with the border masked, the
+# network does not need it. If it drops, the network may use the border, or be confused
+# by a gray one, which looks unusual (accuracy suffers from that, too). A high AUC on
+# the border alone means that it *can* use the border, as the classifier of section 3
 # does. Within one class, the aspect ratio should not matter: a correlation whose
 # interval excludes 0 is a warning.
 #
@@ -1586,11 +1602,11 @@ predict_image(
 #
 # **To add a run:** in the settings cell of section 0, give a new `RUN_NAME` and change
 # **one** setting, such as `AUGMENT = False`. Run that cell, then section 6, and section
-# 7 up to *Scores on validation* (for `IMAGE_SIZE`, sections 2 to 5 first), then this
-# section. Leave out *Test*: the comparison uses validation only, and test is opened
-# once, for the run that you finally choose. `BASELINE_EPOCHS = 0` saves the time of the
-# baseline. **Guess first**, and write it down: will the AUC increase or decrease, and
-# by how much?
+# 7 as far as *Test* (for `IMAGE_SIZE`, sections 2 to 5 first), then this section. Leave
+# out *Test* itself: the comparison uses validation only, and test is opened once, for
+# the run that you finally choose. `BASELINE_EPOCHS = 0` saves the time of the baseline.
+# **Guess first**, and write it down: will the AUC increase or decrease, and by how
+# much?
 #
 # The record of each run stays on disk: after a restart, run sections 0 and 9 to see all
 # runs.

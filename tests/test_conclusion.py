@@ -34,7 +34,11 @@ REPORT = {
     "calibration_error": {"before": 0.03, "after": 0.012, "test": 0.104},
     "validation": metrics(),
     "test": metrics(specificity=estimate(0.7, 0.65, 0.8)),
-    "robustness": {"unchanged": {"auc": 0.99}, "half_contrast": {"auc": 0.9}},
+    "robustness": {
+        "unchanged": {"auc": 0.99, "sensitivity": 0.9, "specificity": 0.8},
+        "half_contrast": {"auc": 0.9, "sensitivity": 0.9, "specificity": 0.7},
+        "brighter": {"auc": 0.95, "sensitivity": 1.0, "specificity": 0.1},
+    },
 }
 
 
@@ -60,7 +64,9 @@ def test_all_numbers_are_those_of_the_report():
     for number in ("1,000 training", "200 validation", "100 test", "75%", "60%"):
         assert number in data
     assert "residual CNN" in find_line(REPORT, "smallest drop is that of")
-    assert "half contrast: AUC 0.900 instead of 0.990" in find_line(REPORT, "Robust")
+    robustness = find_line(REPORT, "Robust")
+    assert "half contrast: 0.900 instead of 0.990" in robustness
+    assert "brighter: sensitivity 1.000, specificity 0.100" in robustness
 
 
 def test_a_difference_between_validation_and_test_is_named():

@@ -396,10 +396,11 @@ def test_the_environment_is_summarized_before_anything_is_trained(three_seconds)
 
     Three quarters of them are used for training.
     """
-    settings = SimpleNamespace(IMAGE_SIZE=100, EPOCHS=6)
+    settings = SimpleNamespace(IMAGE_SIZE=100, EPOCHS=6, PRESET="auto")
     table = summarize_environment(settings, "GPU", "Tesla T4", "mixed_float16", 2000)
     summary = table["this run"]
     assert summary["device"] == "GPU (Tesla T4), mixed_float16"
+    assert summary["preset"] == "full"
     assert summary["2,000 images of 100 × 100 pixels"] == "20 MB"
     minutes = 3 * 8900 * 100**2 * 1500 * 6 / 1_207_959_552 / 60
     assert summary["6 epochs of training"] == f"about {minutes:.1f} minutes"

@@ -418,4 +418,4 @@ def test_the_direction_of_a_calibration_error_is_named(low, high, verdict):
     table = pd.DataFrame({"calibration error": {"validation": 0.01, "test": 0.1}})
     text = describe_calibration_on_test(table, ((low + high) / 2, low, high))
     assert text.endswith(f"{low:+.3f} to {high:+.3f}): {verdict}.")
-    assert "0.010 on validation, 0.100 on test" in text
+    assert "calibration error on test: 0.100." in text

@@ -86,6 +86,17 @@ os.abort()
 """
 
 
+WATCHFUL_LIBRARY = """import os
+from pathlib import Path
+assert not os.listdir(os.environ["KERAS_HOME"])
+with (Path(__file__).parent.parent / "imported").open("a") as file:
+    file.write("x")
+layers = None
+class ops:
+    ones = staticmethod(lambda count: None)
+"""
+
+
 def test_the_message_of_a_library_that_ends_the_process_is_shown_at_the_next_start(
     tmp_path,
 ):
@@ -106,5 +117,28 @@ def test_the_message_of_a_library_that_ends_the_process_is_shown_at_the_next_sta
     assert start().returncode < 0  # it takes its message along
     second = start()
     assert second.returncode == 1 and "RuntimeError" in second.stderr
-    assert "compiled to use AVX instructions" in second.stderr
+    assert "compiled to use AVX instructions" in second.stdout
     assert not list((tmp_path / "temporary").glob("chest-xray-notebook*"))
+
+
+def test_a_start_beside_another_one_ignores_keras_json_as_well(tmp_path):
+    """The file of a start that has not finished is there; so is a wrong keras.json."""
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras/__init__.py").write_text(WATCHFUL_LIBRARY)
+    (tmp_path / "chest-xray-notebook-imports-keras").touch()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/keras.json").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", read_first_cell() + "\nprint('PASSED')"],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(tmp_path),
+            "TMPDIR": str(tmp_path),
+            "KERAS_HOME": str(tmp_path / "home"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "PASSED\n", done.stderr
+    assert (tmp_path / "imported").read_text() == "xx"  # by the trial, and then here

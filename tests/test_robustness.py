@@ -226,9 +226,9 @@ def test_the_perturbations_that_cost_most_are_named():
 @pytest.mark.parametrize(
     ("masked_high", "border_low", "verdicts"),
     [
-        (0.97, 0.55, ("does not need", "can")),
-        (0.97, 0.45, ("does not need", "cannot")),
-        (0.90, 0.55, ("uses", "can")),
+        (0.97, 0.55, ("not significantly lower", "can")),
+        (0.97, 0.45, ("not significantly lower", "cannot")),
+        (0.90, 0.55, ("significantly lower", "can")),
     ],
 )
 def test_whether_the_border_is_needed_or_usable_is_said(
@@ -241,5 +241,5 @@ def test_whether_the_border_is_needed_or_usable_is_said(
     }
     text = describe_border_use(views)
     assert "0.970 on whole images and 0.880 with the border masked" in text
-    assert f"the network {verdicts[0]} the border" in text
+    assert f"masked, {verdicts[0]}: the network" in text
     assert text.endswith(f"0.600: the network {verdicts[1]} predict from it.")
