@@ -3,9 +3,16 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
-from cxr.evaluation import Estimate, metrics_with_ci
+from cxr.evaluation import (
+    Estimate,
+    auc_and_average_precision,
+    cluster_bootstrap_weights,
+    metrics_with_ci,
+    percentile_ci,
+)
 from cxr.settings import Settings
 
 
@@ -165,6 +172,72 @@ def describe_bias_gap(models: dict[str, dict[str, Estimate]]) -> str:
         "images. From bias-aligned to bias-conflicting images, the AUC falls most for "
         f"{largest} (by {gap[largest]:.3f}) and least for {smallest} (by "
         f"{gap[smallest]:.3f})."
+    )
+
+
+def compare_on_conflicting(
+    labels: np.ndarray,
+    predictions: dict[str, np.ndarray],
+    patients: ArrayLike,
+    conflicting: np.ndarray,
+    settings: Settings,
+) -> tuple[str, Estimate]:
+    """Compare the residual CNN with the best simpler model on bias-conflicting images.
+
+    Parameters
+    ----------
+    labels : int array of shape (n,), 0 or 1
+    predictions : dict of {model: probabilities of shape (n,)}
+        With "residual_cnn".
+    patients : array-like of shape (n,)
+    conflicting : bool array of shape (n,), see `bias_conflicting_mask`
+    settings : Settings
+
+    Returns
+    -------
+    name : str
+        The simpler model with the highest AUC on these images.
+    difference : Estimate
+        AUC of the residual CNN minus that of this model, on the same bootstrap samples
+        of patients.
+    """
+
+    def auc(name: str, weights: np.ndarray) -> float:
+        return auc_and_average_precision(
+            labels[conflicting], predictions[name][conflicting], weights
+        )[0]
+
+    once = np.ones(int(conflicting.sum()))
+    simpler = [name for name in predictions if name != "residual_cnn"]
+    name = max(simpler, key=lambda name: auc(name, once))
+    samples = cluster_bootstrap_weights(
+        np.asarray(patients)[conflicting], settings.BOOTSTRAP_SAMPLES, settings.SEED
+    )
+    differences = [
+        auc("residual_cnn", weights) - auc(name, weights)
+        for weights in (once, *samples)
+    ]
+    return name, percentile_ci(pd.DataFrame({"difference": differences}))["difference"]
+
+
+def describe_choice(name: str, difference: Estimate) -> str:
+    """Return in words whether the residual CNN is worth its complexity.
+
+    `name`, `difference`: see `compare_on_conflicting`.
+    """
+    label = name.replace("_", " ").replace("cnn", "CNN")
+    value, low, high = difference["value"], difference["low"], difference["high"]
+    if not np.isfinite([value, low, high]).all():
+        return f"The residual CNN and {label} cannot be compared on these images."
+    verdict = f"not distinguishable here, so {label}, the simpler model, would do"
+    if low > 0:
+        verdict = "significantly better, so its complexity is justified"
+    if high < 0:
+        verdict = f"significantly worse, so {label} is to be preferred"
+    return (
+        "On bias-conflicting images, the AUC of the residual CNN minus that of the best "
+        f"simpler model, {label}, is {value:+.3f} (95% CI {low:+.3f} to {high:+.3f}): "
+        f"{verdict}."
     )
 
 

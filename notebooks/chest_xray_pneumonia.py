@@ -787,11 +787,11 @@ cnn_untrained.summary(layer_range=["radiograph", "stage1_block1_relu2"])
 # %% [markdown]
 # ### Size and receptive field
 #
-# The summary above ends with the first of seven residual blocks. In the diagrams, a box
-# is a block, or successive layers with maps of one shape (height × width × channels);
-# an arc is a skip connection. **Parameters** are all numbers that a network stores:
-# weights, biases, and four numbers for each channel of a batch normalization: a learned
-# scale and offset, and two running averages, which Keras calls *non-trainable*.
+# The summary above ends with the first residual block. In the diagrams, a box is a
+# block, or successive layers with maps of one shape (height × width × channels); an arc
+# is a skip connection. **Parameters** are all numbers that a network stores: weights,
+# biases, and four numbers for each channel of a batch normalization: a learned scale
+# and offset, and two running averages, which Keras calls *non-trainable*.
 #
 # The **receptive field** [5] of a unit is the square of input pixels that can influence
 # it (apart from the local mean and the scaling, which use a larger part of the image).
@@ -1227,6 +1227,10 @@ model_metrics = compare_models(
     settings,
 )
 print(describe_bias_gap(model_metrics))
+simpler_model, difference = compare_on_conflicting(
+    y_val, val_probs_by_model, val_files.patient, conflicting, settings
+)
+print(describe_choice(simpler_model, difference))
 table = format_metrics(**model_metrics).T
 table.rename_axis(f"validation, {conflicting.sum()} of {len(y_val)} bias-conflicting")
 
@@ -1234,7 +1238,8 @@ table.rename_axis(f"validation, {conflicting.sum()} of {len(y_val)} bias-conflic
 # **How to read it:** compare the columns `auc` and `auc_bias_conflicting`. If the
 # models differ more in the second, the validation AUC hides how much they rely on
 # shortcuts. A drop can have two causes: reliance on shortcuts, or images that are hard
-# anyway. A model that drops less than the others relies less on the shortcuts.
+# anyway. A model that drops less than the others relies less on the shortcuts. The last
+# sentence is the decision: the simplest model that is not significantly worse here.
 
 # %%
 if "baseline_cnn" in predictors:
