@@ -235,8 +235,8 @@ def describe_choice(name: str, difference: Estimate) -> str:
     if high < 0:
         verdict = f"significantly worse, so {label} is to be preferred"
     return (
-        "On bias-conflicting images, the AUC of the residual CNN minus that of the best "
-        f"simpler model, {label}, is {value:+.3f} (95% CI {low:+.3f} to {high:+.3f}): "
+        "On bias-conflicting images, the AUC of the residual CNN minus that of the "
+        f"best simpler model, {label}, is {value:+.3f} (95% CI {low:+.3f} to {high:+.3f}): "
         f"{verdict}."
     )
 

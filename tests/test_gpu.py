@@ -22,6 +22,10 @@ BUILDERS = [build_baseline, build_cnn]
 QUICK_COMPILATION = "--xla_backend_optimization_level=0"
 
 
+# What a figure shows does not depend on the device.
+NO_FIGURES = "show_figure = lambda figure, *rest, **more: plt.close(figure)"
+
+
 def start_on_gpus(count, data, folder):
     """The notebook in a kernel whose TensorFlow reports so many GPUs.
 
@@ -45,10 +49,12 @@ def start_on_gpus(count, data, folder):
 
 @pytest.mark.long
 def test_the_lone_notebook_runs_where_tensorflow_reports_a_gpu(drawn_tiny, tmp_path):
-    """Whole, each step compiled once; then with another setting from section 6 on."""
+    """Whole, each step compiled once; then it trains with another setting."""
     kernel, environment = start_on_gpus(1, drawn_tiny, tmp_path)
     with kernel.client.setup_kernel(env=environment):
-        kernel.run(*range(11))
+        kernel.run(0)
+        kernel.line(NO_FIGURES)
+        kernel.run(*range(1, 11))
         report = json.loads((tmp_path / "out/metrics.json").read_text())
         assert report["device"] == "GPU (Tesla T4)"
         assert report["run"] == "reference"
@@ -63,16 +69,18 @@ def test_the_lone_notebook_runs_where_tensorflow_reports_a_gpu(drawn_tiny, tmp_p
 
         kernel.line('RUN_NAME, DROPOUT, BASELINE_EPOCHS = "another", 0.0, 0')
         kernel.run_after_settings(0)
-        kernel.run(6, 7, 9)
-        report = json.loads((tmp_path / "out/metrics.json").read_text())
-        assert report["run"] == "another" and report["settings"]["DROPOUT"] == 0
+        kernel.run(6)
+        record = json.loads((tmp_path / "out/runs/another/run.json").read_text())
+        assert record["settings"]["DROPOUT"] == 0 and record["epochs"] == 1
 
 
 @pytest.mark.long
 def test_the_lone_notebook_runs_on_two_gpus(drawn_tiny, tmp_path):
     kernel, environment = start_on_gpus(2, drawn_tiny, tmp_path)
     with kernel.client.setup_kernel(env=environment):
-        kernel.run(*range(11))
+        kernel.run(0)
+        kernel.line(NO_FIGURES)
+        kernel.run(*range(1, 11))
         counts = kernel.line("print(device_count, strategy.num_replicas_in_sync)")
         assert counts.split() == ["2", "2"]
     report = json.loads((tmp_path / "out/metrics.json").read_text())
@@ -81,11 +89,13 @@ def test_the_lone_notebook_runs_on_two_gpus(drawn_tiny, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("build", BUILDERS)
-def test_each_network_is_trained_and_predicts_compiled_by_xla(build, monkeypatch):
+def test_each_network_is_trained_in_single_precision_compiled_by_xla(
+    build, monkeypatch
+):
     """XLA on a CPU refuses the operations that it refuses on a GPU.
 
-    One that has no kernel there is an error here. In single precision, as on a GPU
-    without units for half precision; the stand-in for a T4 above uses half precision.
+    One that has no kernel there is an error here. The stand-in for a T4 above trains
+    and predicts in half precision; a GPU without units for it does as here.
     """
     monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILATION)
     x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
@@ -94,8 +104,6 @@ def test_each_network_is_trained_and_predicts_compiled_by_xla(build, monkeypatch
     model.compile("adam", "binary_crossentropy", jit_compile=True)
     assert all(layer.supports_jit for layer in model.layers) and model.jit_compile
     assert np.isfinite(model.train_on_batch(x, labels))
-    assert np.isfinite(model.test_on_batch(x, labels))
-    assert np.isfinite(model.predict_on_batch(x)).all()
 
 
 @pytest.fixture(params=BUILDERS)

@@ -199,7 +199,7 @@ def test_images_of_one_release_only_are_named_with_their_specificity():
 
 
 def test_the_residual_cnn_is_compared_with_the_best_simpler_model():
-    """It ranks all bias-conflicting images correctly, the best simpler one three in four.
+    """On bias-conflicting images its AUC is 1, that of the best simpler one 0.75.
 
     On the other images, which do not count here, it is always wrong.
     """
