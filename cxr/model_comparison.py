@@ -236,8 +236,8 @@ def describe_choice(name: str, difference: Estimate) -> str:
         verdict = f"significantly worse, so {label} is to be preferred"
     return (
         "On bias-conflicting images, the AUC of the residual CNN minus that of the "
-        f"best simpler model, {label}, is {value:+.3f} (95% CI {low:+.3f} to {high:+.3f}): "
-        f"{verdict}."
+        f"best simpler model, {label}, is {value:+.3f} (95% CI {low:+.3f} to "
+        f"{high:+.3f}): {verdict}."
     )
 
 
