@@ -376,8 +376,9 @@ def compare_estimates(first: Estimate, second: Estimate) -> str:
         return "significantly lower"
     if second["low"] > first["high"]:
         return "significantly higher"
-    direction = "lower" if second["value"] < first["value"] else "not lower"
-    return f"{direction}, but the intervals overlap: no significant difference"
+    difference = round(second["value"] - first["value"], 3)
+    direction = "lower" if difference < 0 else "higher" if difference > 0 else "equal"
+    return f"{direction}; the intervals overlap: no significant difference"
 
 
 def describe_test_scores(

@@ -305,7 +305,7 @@ def describe_border_use(views: dict[str, dict[str, Estimate]]) -> str:
     whole, masked, border = [
         views[name]["auc"] for name in ("whole image", "border masked", "border only")
     ]
-    needs = "not significantly lower: the network does not need the border"
+    needs = "not significantly lower: no sign that the network needs the border"
     if masked["high"] < whole["low"]:
         needs = "significantly lower: the network uses the border, or misses it"
     can = "can" if border["low"] > 0.5 else "cannot"

@@ -549,8 +549,8 @@ print(
 )
 shared = set(files.patient[files.split == "test"]) & set(pool.patient)
 print(
-    f"{len(shared)} patient numbers of test also occur in train or val. Numbers restart "
-    "in each series, so these need not be the same children."
+    f"Patient numbers of test that also occur in train or val: {len(shared)}. (Numbers "
+    "restart in each series: the same number need not be the same child.)"
 )
 files.groupby(["split", "finding"], sort=False).agg(
     images=("path", "size"), patients=("patient", "nunique")

@@ -241,5 +241,5 @@ def test_whether_the_border_is_needed_or_usable_is_said(
     }
     text = describe_border_use(views)
     assert "0.970 on whole images and 0.880 with the border masked" in text
-    assert f"masked, {verdicts[0]}: the network" in text
+    assert f"masked, {verdicts[0]}: " in text
     assert text.endswith(f"0.600: the network {verdicts[1]} predict from it.")
