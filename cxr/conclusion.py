@@ -42,20 +42,19 @@ def conclude_shortcuts(report: dict[str, Any]) -> str:
 
 
 def conclude_models(report: dict[str, Any]) -> str:
-    """Return which model loses least on bias-conflicting images."""
+    """Return which model is best on bias-conflicting images."""
     models = report["models"]
-    drops = {
-        name: columns["auc_bias_aligned"]["value"]
-        - columns["auc_bias_conflicting"]["value"]
+    aucs = {
+        name: columns["auc_bias_conflicting"]["value"]
         for name, columns in models.items()
     }
-    smallest = min(drops, key=lambda name: drops[name])
+    best = max(aucs, key=lambda name: aucs[name])
     cnn = models["residual_cnn"]
     return (
         "**Bias-conflicting images**, on which shortcuts mislead: the residual CNN "
         f"has an AUC of {format_estimate(cnn['auc_bias_conflicting'])} on them and of "
-        f"{format_estimate(cnn['auc_bias_aligned'])} on the others. The smallest drop "
-        f"is that of {smallest.replace('_', ' ').replace('cnn', 'CNN')}."
+        f"{format_estimate(cnn['auc_bias_aligned'])} on the others. The highest AUC "
+        f"on them is that of {best.replace('_', ' ').replace('cnn', 'CNN')}."
     )
 
 

@@ -449,7 +449,7 @@ def describe_adapted(before: pd.Series, after: pd.Series, prevalence: float) -> 
     worse = [name for name, gain in verdicts if gain < 0]
     return (
         f"The adaptation improves {', '.join(better) or 'nothing'}; "
-        f"it makes worse {', '.join(worse) or 'nothing'}."
+        f"it worsens {', '.join(worse) or 'nothing'}."
     )
 
 
@@ -498,6 +498,34 @@ def metrics_by_finding(
             "AUC against normal": texts["auc"],
         }
     return pd.DataFrame(rows).T
+
+
+def paired_auc_difference(
+    labels: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    patients: ArrayLike,
+    bootstrap_samples: int,
+    seed: int,
+) -> Estimate:
+    """Return the AUC of `first` minus that of `second`, both for the same images.
+
+    Both are measured on the same bootstrap samples of patients.
+
+    Parameters
+    ----------
+    labels, first, second : arrays of shape (n,)
+    patients : array-like of shape (n,)
+    bootstrap_samples : int
+    seed : int
+    """
+    samples = cluster_bootstrap_weights(patients, bootstrap_samples, seed)
+    differences = [
+        auc_and_average_precision(labels, first, weights)[0]
+        - auc_and_average_precision(labels, second, weights)[0]
+        for weights in (np.ones(len(labels)), *samples)
+    ]
+    return percentile_ci(pd.DataFrame({"difference": differences}))["difference"]
 
 
 def compare_findings(

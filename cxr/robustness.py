@@ -295,24 +295,30 @@ def describe_aspect_ratio_use(
     return "\n".join(sentences)
 
 
-def describe_border_use(views: dict[str, dict[str, Estimate]]) -> str:
+def describe_border_use(
+    views: dict[str, dict[str, Estimate]], difference: Estimate
+) -> str:
     """Return in words whether the network needs the border, and whether it can use it.
 
     Parameters
     ----------
-    views : dict of {"whole image", "border masked", "border only": metrics with CI}
+    views : dict of {"border masked", "border only": metrics with CI}
+    difference : Estimate
+        AUC on whole images minus AUC with the border masked, see
+        `paired_auc_difference`.
     """
-    whole, masked, border = [
-        views[name]["auc"] for name in ("whole image", "border masked", "border only")
-    ]
-    needs = "not significantly lower: no sign that the network needs the border"
-    if masked["high"] < whole["low"]:
-        needs = "significantly lower: the network uses the border, or misses it"
-    can = "can" if border["low"] > 0.5 else "cannot"
+    masked, border = views["border masked"]["auc"], views["border only"]["auc"]
+    value, low, high = difference["value"], difference["low"], difference["high"]
+    needs = "no sign that the network needs the border"
+    if low > 0:
+        needs = "the network uses the border, or misses it"
+    can = "the network can predict from it"
+    if not border["low"] > 0.5:
+        can = "no sign that the network can predict from it"
     return (
-        f"The AUC is {whole['value']:.3f} on whole images and {masked['value']:.3f} "
-        f"with the border masked, {needs}. On the border alone it is "
-        f"{border['value']:.3f}: the network {can} predict from it."
+        f"Masking the border lowers the AUC to {masked['value']:.3f}, by {value:.3f} "
+        f"(95% CI {low:.3f} to {high:.3f}): {needs}. On the border alone it is "
+        f"{border['value']:.3f} ({border['low']:.3f} to {border['high']:.3f}): {can}."
     )
 
 

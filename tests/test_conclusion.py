@@ -63,7 +63,7 @@ def test_all_numbers_are_those_of_the_report():
     data = find_line(REPORT, "**Data.**")
     for number in ("1,000 training", "200 validation", "100 test", "75%", "60%"):
         assert number in data
-    assert "residual CNN" in find_line(REPORT, "smallest drop is that of")
+    assert "residual CNN" in find_line(REPORT, "highest AUC on them is that of")
     robustness = find_line(REPORT, "Robust")
     assert "half contrast: 0.900 instead of 0.990" in robustness
     assert "brighter: sensitivity 1.000, specificity 0.100" in robustness

@@ -399,11 +399,10 @@ def test_what_an_adaptation_improves_is_named():
     after = before | {"sensitivity": 0.8, "specificity": 0.9, "mean probability": 0.65}
     text = describe_adapted(pd.Series(before), pd.Series(after), 0.7)
     assert text == (
-        "The adaptation improves specificity, mean probability; it makes worse "
-        "sensitivity."
+        "The adaptation improves specificity, mean probability; it worsens sensitivity."
     )
     same = describe_adapted(pd.Series(before), pd.Series(before), 0.7)
-    assert same == "The adaptation improves nothing; it makes worse nothing."
+    assert same == "The adaptation improves nothing; it worsens nothing."
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_model_of_the_lungs_does_not_depend_on_the_shortcut(models):
 def test_the_sentence_names_the_largest_and_the_smallest_gap(models):
     text = describe_bias_gap(models)
     assert "most for linear border" in text
-    assert "least for residual CNN" in text
+    assert "highest for residual CNN" in text
 
 
 def test_every_metric_of_every_model_is_drawn(models):

@@ -224,22 +224,18 @@ def test_the_perturbations_that_cost_most_are_named():
 
 
 @pytest.mark.parametrize(
-    ("masked_high", "border_low", "verdicts"),
+    ("low", "border_low", "verdicts"),
     [
-        (0.97, 0.55, ("not significantly lower", "can")),
-        (0.97, 0.45, ("not significantly lower", "cannot")),
-        (0.90, 0.55, ("significantly lower", "can")),
+        (-0.01, 0.55, ("no sign that the network needs", "the network can")),
+        (-0.01, 0.45, ("no sign that the network needs", "no sign that the")),
+        (0.02, 0.55, ("the network uses", "the network can")),
     ],
 )
-def test_whether_the_border_is_needed_or_usable_is_said(
-    masked_high, border_low, verdicts
-):
+def test_whether_the_border_is_needed_or_usable_is_said(low, border_low, verdicts):
     views = {
-        "whole image": {"auc": {"value": 0.97, "low": 0.95, "high": 0.99}},
-        "border masked": {"auc": {"value": 0.88, "low": 0.8, "high": masked_high}},
+        "border masked": {"auc": {"value": 0.88, "low": 0.8, "high": 0.9}},
         "border only": {"auc": {"value": 0.6, "low": border_low, "high": 0.7}},
     }
-    text = describe_border_use(views)
-    assert "0.970 on whole images and 0.880 with the border masked" in text
-    assert f"masked, {verdicts[0]}: " in text
-    assert text.endswith(f"0.600: the network {verdicts[1]} predict from it.")
+    text = describe_border_use(views, {"value": 0.09, "low": low, "high": 0.15})
+    assert f"to 0.880, by 0.090 (95% CI {low:.3f} to 0.150): {verdicts[0]}" in text
+    assert f"to 0.700): {verdicts[1]}" in text
