@@ -104,10 +104,10 @@ $(COLAB)/installed: requirements-colab.lock | find-colab
 install-colab: $(COLAB)/installed
 	@$(call install_package,$(COLAB))
 
-# Networks are exchanged with the environment of requirements.lock, OTHER_PYTHON. What a
-# process may use (memory, system calls) does not depend on Colab's versions.
+# Networks are exchanged with the environment of requirements.lock, OTHER_PYTHON. How much
+# memory a process may use does not depend on Colab's versions.
 test-colab: install install-colab
-	@OTHER_PYTHON=$(VENV)/bin/python $(COLAB)/bin/python -m pytest -m "not long and not browser" -k "not memory and not windows" $(patsubst %,tests/test_%.py,lone images dicom models)
+	@OTHER_PYTHON=$(VENV)/bin/python $(COLAB)/bin/python -m pytest -m "not long and not browser" -k "not memory" $(patsubst %,tests/test_%.py,lone images dicom models)
 
 find-browser:
 	@for program in chromium chromedriver; do command -v $$program >/dev/null || { \

@@ -407,6 +407,7 @@ def test_the_environment_is_summarized_before_anything_is_trained(three_seconds)
     assert f"keras {keras.__version__}" in summary["versions"]
 
 
+@pytest.mark.long
 def test_the_first_cell_ignores_keras_json_in_the_home_folder(tmp_path, monkeypatch):
     """The cell imports Keras; here it runs twice, as after a change of a setting.
 

@@ -268,6 +268,7 @@ def test_a_server_that_does_not_go_on_from_a_part(internet, tmp_path, kind):
         assert archive.read_bytes() == internet.web.whole[:1000]
 
 
+@pytest.mark.long
 def test_a_silent_server_is_left(internet, tmp_path, capsys):
     internet.web.pace = 1000  # silent for a minute after the first 64 kB
     with pytest.raises(

@@ -1455,6 +1455,7 @@ WINDOWS = """if True:
 @pytest.mark.skipif(
     sys.platform != "linux", reason="reads from /proc what is open and mapped"
 )
+@pytest.mark.long
 def test_a_system_without_what_windows_lacks_is_enough(tiny, tmp_path):
     """No file is renamed, removed or cut while it is open, which Windows refuses."""
     damaged = tiny / list_images(tiny).path[5]
