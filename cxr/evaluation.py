@@ -1,7 +1,7 @@
 """Evaluation: predictions, metrics, and bootstrap confidence intervals by patient."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypedDict
 
 import keras
@@ -247,6 +247,27 @@ def metrics_with_ci(
             if estimate["value"] == estimate["low"] == estimate["high"] == 0:
                 estimate["high"] = 1 - exact_low
     return estimates
+
+
+def bootstrap_estimate(
+    statistic: Callable[[np.ndarray], float],
+    patients: ArrayLike,
+    bootstrap_samples: int,
+    seed: int,
+) -> Estimate:
+    """Return a statistic with its 95% interval from a bootstrap by patient.
+
+    Parameters
+    ----------
+    statistic : function of the weights of the images, an array of shape (n,)
+    patients : array-like of shape (n,)
+    bootstrap_samples : int
+    seed : int
+    """
+    values = [statistic(np.ones(len(np.asarray(patients))))]
+    for weights in cluster_bootstrap_weights(patients, bootstrap_samples, seed):
+        values.append(statistic(weights))
+    return percentile_ci(pd.DataFrame({"statistic": values}))["statistic"]
 
 
 def mean_with_ci(
@@ -519,13 +540,15 @@ def paired_auc_difference(
     bootstrap_samples : int
     seed : int
     """
-    samples = cluster_bootstrap_weights(patients, bootstrap_samples, seed)
-    differences = [
-        auc_and_average_precision(labels, first, weights)[0]
-        - auc_and_average_precision(labels, second, weights)[0]
-        for weights in (np.ones(len(labels)), *samples)
-    ]
-    return percentile_ci(pd.DataFrame({"difference": differences}))["difference"]
+
+    def difference(weights: np.ndarray) -> float:
+        aucs = [
+            auc_and_average_precision(labels, probabilities, weights)[0]
+            for probabilities in (first, second)
+        ]
+        return aucs[0] - aucs[1]
+
+    return bootstrap_estimate(difference, patients, bootstrap_samples, seed)
 
 
 def compare_findings(
@@ -559,10 +582,7 @@ def compare_findings(
         ]
         return bacterial - viral
 
-    differences = [difference(np.ones(len(labels)))]
-    for weights in cluster_bootstrap_weights(files.patient, bootstrap_samples, seed):
-        differences.append(difference(weights))
-    return percentile_ci(pd.DataFrame({"difference": differences}))["difference"]
+    return bootstrap_estimate(difference, files.patient, bootstrap_samples, seed)
 
 
 def describe_findings(difference: Estimate) -> str:

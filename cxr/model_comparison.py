@@ -199,7 +199,6 @@ def compare_on_conflicting(
         AUC of the residual CNN minus that of this model, on the same bootstrap samples
         of patients.
     """
-
     labels = labels[conflicting]
     predictions = {name: values[conflicting] for name, values in predictions.items()}
     once = np.ones(len(labels))

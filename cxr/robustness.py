@@ -12,9 +12,8 @@ from cxr.calibration import to_logits
 from cxr.confounders import detect_markers
 from cxr.evaluation import (
     Estimate,
-    cluster_bootstrap_weights,
+    bootstrap_estimate,
     compute_metrics,
-    percentile_ci,
 )
 from cxr.labels import CLASS_NAMES
 from cxr.linear_baseline import border_mask
@@ -252,10 +251,7 @@ def aspect_ratio_correlation(
         variances = covariance[0, 0] * covariance[1, 1]
         return covariance[0, 1] / np.sqrt(variances) if variances > 1e-12 else np.nan
 
-    correlations = [correlation(np.ones(len(files)))]
-    for weights in cluster_bootstrap_weights(files.patient, bootstrap_samples, seed):
-        correlations.append(correlation(weights))
-    return percentile_ci(pd.DataFrame({"correlation": correlations}))["correlation"]
+    return bootstrap_estimate(correlation, files.patient, bootstrap_samples, seed)
 
 
 def describe_aspect_ratio_use(
