@@ -161,6 +161,7 @@ def run_once(settings: dict, folder: Path) -> dict:
                     parameters,
                     cwd=str(ROOT),
                     kernel_name="python3",
+                    start_timeout=600,  # seconds
                     progress_bar=False,
                 )
             except papermill.PapermillExecutionError as error:

@@ -123,6 +123,56 @@ def expected_calibration_error(
     return float(np.sum(np.abs(positives - expected)) / len(labels))
 
 
+def chance_calibration_error(
+    probabilities: np.ndarray,
+    bootstrap_samples: int,
+    seed: int,
+    quantile: float = 0.95,
+) -> float:
+    """Return the calibration error that a calibrated model may show by chance.
+
+    Labels are drawn with the predicted probabilities, so that these are right, and the
+    error of each draw is measured. Images of one patient are drawn independently.
+
+    Parameters
+    ----------
+    probabilities : float array of shape (n,)
+    bootstrap_samples : int
+        Number of draws.
+    seed : int
+    quantile : float
+        Of the errors of the draws.
+
+    References
+    ----------
+    Bröcker and Smith, "Increasing the reliability of reliability diagrams", Weather and
+    Forecasting 22, 2007.
+    """
+    if not len(probabilities):
+        return float("nan")
+    generator = np.random.default_rng(seed)
+    errors = []
+    for _ in range(bootstrap_samples):
+        labels = generator.random(len(probabilities)) < probabilities
+        errors.append(expected_calibration_error(labels, probabilities))
+    return float(np.quantile(errors, quantile))
+
+
+def describe_calibration_error(split: str, error: float, by_chance: float) -> str:
+    """Return in words whether a model is calibrated on a split of this name.
+
+    `error`: see `expected_calibration_error`; `by_chance`: see
+    `chance_calibration_error`.
+    """
+    verdict = "so nothing here speaks against this one"
+    if error > by_chance:
+        verdict = "so this one is not calibrated here"
+    return (
+        f"Calibration error {error:.3f} on {split}. On so many images, a calibrated "
+        f"network would show up to {by_chance:.3f} by chance, {verdict}."
+    )
+
+
 def calibrate_model(model: keras.Model, temperature: float, shift: float) -> None:
     """Build temperature and shift into the weights of the layer "logit", in place.
 

@@ -7,7 +7,7 @@ from cxr.evaluation import (
     format_estimate,
     predictive_values,
 )
-from cxr.labels import image_label
+from cxr.labels import display_name, image_label
 from cxr.model_card import list_measured_aucs
 
 
@@ -54,7 +54,7 @@ def conclude_models(report: dict[str, Any]) -> str:
         "**Bias-conflicting images**, on which shortcuts mislead: the residual CNN "
         f"has an AUC of {format_estimate(cnn['auc_bias_conflicting'])} on them and of "
         f"{format_estimate(cnn['auc_bias_aligned'])} on the others. The highest AUC "
-        f"on them is that of {best.replace('_', ' ').replace('cnn', 'CNN')}."
+        f"on them is that of the {display_name(best)}."
     )
 
 

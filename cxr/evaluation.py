@@ -424,29 +424,20 @@ def describe_test_scores(
     )
 
 
-def describe_calibration_on_test(
-    table: pd.DataFrame, bias: tuple[float, float, float]
-) -> str:
-    """Return in words whether the probabilities are too high or too low on test.
+def describe_mean_probability(difference: tuple[float, float, float]) -> str:
+    """Return in words whether the probabilities are too high or too low on average.
 
-    Parameters
-    ----------
-    table : DataFrame
-        As `compare_datasets` returns it, with the rows "validation" and "test".
-    bias : (mean, low, high)
-        Probability minus label on test, see `mean_with_ci`.
+    `difference`: (mean, low, high) of probability minus label, see `mean_with_ci`.
     """
-    mean, low, high = bias
+    mean, low, high = difference
     verdict = "not significantly too high or too low"
     if low > 0:
         verdict = "significantly too high"
     if high < 0:
         verdict = "significantly too low"
-    error = table["calibration error"]
     return (
-        f"Expected calibration error on test: {error['test']:.3f}. The mean "
-        f"probability exceeds the prevalence by {mean:+.3f} (95% CI {low:+.3f} to "
-        f"{high:+.3f}): {verdict}."
+        f"The mean probability exceeds the prevalence by {mean:+.3f} (95% CI "
+        f"{low:+.3f} to {high:+.3f}): {verdict}."
     )
 
 

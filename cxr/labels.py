@@ -1,4 +1,4 @@
-"""Class names, findings and their colors; the name of a data set's images in texts."""
+"""Class names, findings and their colors; what texts and figures call things."""
 
 from collections.abc import Iterable
 
@@ -14,6 +14,26 @@ FINDING_COLORS = {
     "unknown": "#888888",
 }
 
+# How texts, figures and tables name the models and columns of `compare_models`.
+DISPLAY_NAMES = {
+    "linear_border": "linear model of the border",
+    "linear_thumbnail": "linear model of thumbnails",
+    "baseline_cnn": "baseline CNN",
+    "residual_cnn": "residual CNN",
+    "auc": "validation AUC",
+    "accuracy": "validation accuracy",
+    "auc_bias_aligned": "validation AUC, bias-aligned",
+    "auc_bias_conflicting": "validation AUC, bias-conflicting",
+    "sensitivity_bias_conflicting": "validation sensitivity, bias-conflicting",
+    "specificity_bias_conflicting": "validation specificity, bias-conflicting",
+    "test_auc": "test AUC",
+    "test_accuracy": "test accuracy",
+    "test_sensitivity": "test sensitivity",
+    "test_specificity": "test specificity",
+    "test_auc_both_releases": "test AUC, images of both releases",
+    "test_specificity_kaggle_only": "test specificity, Kaggle-only images",
+}
+
 
 def label_colors(labels: Iterable[int]) -> list[str]:
     """Return the color of the class of each label."""
@@ -26,3 +46,8 @@ def image_label(data_kind: str) -> str:
         "phantom": "phantom radiographs",
         "chest-xray-pneumonia": "chest radiographs",
     }.get(data_kind, "images")
+
+
+def display_name(key: str) -> str:
+    """Return what texts, figures and tables call a key, for example "residual CNN"."""
+    return DISPLAY_NAMES.get(key, key.replace("_", " "))

@@ -11,6 +11,7 @@ from cxr.evaluation import (
     metrics_with_ci,
     paired_auc_difference,
 )
+from cxr.labels import display_name
 from cxr.settings import Settings
 
 
@@ -153,7 +154,7 @@ def describe_bias_gap(models: dict[str, dict[str, Estimate]]) -> str:
     conflicting = {}
     gap = {}
     for name, columns in models.items():
-        label = name.replace("_", " ").replace("cnn", "CNN")
+        label = display_name(name)
         auc[label] = columns["auc"]["value"]
         conflicting[label] = columns["auc_bias_conflicting"]["value"]
         gap[label] = columns["auc_bias_aligned"]["value"] - conflicting[label]
@@ -168,8 +169,8 @@ def describe_bias_gap(models: dict[str, dict[str, Estimate]]) -> str:
         f"The AUCs of the models range over {np.ptp(list(auc.values())):.3f} on all "
         f"images and over {np.ptp(list(conflicting.values())):.3f} on bias-conflicting "
         "images. From bias-aligned to bias-conflicting images, the AUC falls most for "
-        f"{largest} (by {gap[largest]:.3f}). On the bias-conflicting ones, it is "
-        f"highest for {best} ({conflicting[best]:.3f})."
+        f"the {largest} (by {gap[largest]:.3f}). On the bias-conflicting ones, it is "
+        f"highest for the {best} ({conflicting[best]:.3f})."
     )
 
 
@@ -224,18 +225,18 @@ def describe_choice(name: str, difference: Estimate) -> str:
 
     `name`, `difference`: see `compare_on_conflicting`.
     """
-    label = name.replace("_", " ").replace("cnn", "CNN")
+    label = display_name(name)
     value, low, high = difference["value"], difference["low"], difference["high"]
     if not np.isfinite([value, low, high]).all():
-        return f"The residual CNN and {label} cannot be compared on these images."
-    verdict = f"not distinguishable here, so {label}, the simpler model, would do"
+        return f"The residual CNN and the {label} cannot be compared on these images."
+    verdict = f"not distinguishable here, so the {label}, the simpler model, would do"
     if low > 0:
         verdict = "significantly better, so its complexity is justified"
     if high < 0:
-        verdict = f"significantly worse, so {label} is to be preferred"
+        verdict = f"significantly worse, so the {label} is to be preferred"
     return (
         "On bias-conflicting images, the AUC of the residual CNN minus that of the "
-        f"best simpler model, {label}, is {value:+.3f} (95% CI {low:+.3f} to "
+        f"best simpler model, the {label}, is {value:+.3f} (95% CI {low:+.3f} to "
         f"{high:+.3f}): {verdict}."
     )
 

@@ -21,34 +21,9 @@ from matplotlib.ticker import NullLocator
 from sklearn import metrics
 
 from cxr.evaluation import compute_metrics
-from cxr.labels import CLASS_COLORS, CLASS_NAMES, FINDING_COLORS
+from cxr.labels import CLASS_COLORS, CLASS_NAMES, FINDING_COLORS, display_name
 from cxr.storage import wrap_os_errors
 from cxr.training import count_epochs_above
-
-# How figures and tables name the models and columns of `compare_models`.
-LABELS = {
-    "linear_border": "linear, border only",
-    "linear_thumbnail": "linear, thumbnails",
-    "baseline_cnn": "baseline CNN",
-    "residual_cnn": "residual CNN",
-    "auc": "validation AUC",
-    "accuracy": "validation accuracy",
-    "auc_bias_aligned": "validation AUC, bias-aligned",
-    "auc_bias_conflicting": "validation AUC, bias-conflicting",
-    "sensitivity_bias_conflicting": "validation sensitivity, bias-conflicting",
-    "specificity_bias_conflicting": "validation specificity, bias-conflicting",
-    "test_auc": "test AUC",
-    "test_accuracy": "test accuracy",
-    "test_sensitivity": "test sensitivity",
-    "test_specificity": "test specificity",
-    "test_auc_both_releases": "test AUC, images of both releases",
-    "test_specificity_kaggle_only": "test specificity, Kaggle-only images",
-}
-
-
-def display_name(key: str) -> str:
-    """Return what a figure or table calls a key, for example "residual CNN"."""
-    return LABELS.get(key, key.replace("_", " "))
 
 
 def set_plot_style() -> None:

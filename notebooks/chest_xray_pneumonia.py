@@ -243,10 +243,6 @@ summarize_environment(settings, device_kind, device_name, dtype_policy, expected
 # interrupted download continues where it stopped. (A Kaggle key belongs in
 # `~/.kaggle/kaggle.json`, never into a cell.)
 #
-# Two **releases** are in use: Kaggle's copy of version 2, and version 3 at Mendeley.
-# Their file names differ, and so do many of the normal test images. A score can only be
-# compared with scores on the same release.
-#
 # When no source can be reached, the notebook draws **phantoms**, radiograph-like images
 # that stand in for patients, so that everything still runs. They carry the word PHANTOM
 # in the image, in the file and under each figure. What a network learns from them says
@@ -291,6 +287,10 @@ listed.groupby(["folder", "finding"], sort=False).size().unstack(fill_value=0)
 # `NORMAL2-IM-0115-0001.jpeg` the patient is 0115. The numbers restart in each series,
 # so two children may share a number. They then count as one patient, which can only
 # keep more images together.
+#
+# Two **releases** are in use: Kaggle's copy of version 2, and version 3 at Mendeley.
+# Their file names differ, and so do many of the normal test images. A score can only be
+# compared with scores on the same release.
 
 # %% [markdown]
 # ## 2. Images as arrays
@@ -1068,12 +1068,15 @@ ece_before, ece_after = [
 ]
 title = describe_calibration(temperature, shift, ece_before, ece_after)
 show(plot_reliability(y_val, curves), "reliability", f"{title}\n({images_are})")
+chance_error = chance_calibration_error(crossfitted, **bootstrap)
+print(describe_calibration_error("validation", ece_after, chance_error))
 
 # %% [markdown]
 # **How to read it:** points on the diagonal are calibrated; points below it mean
 # overestimated probabilities. A temperature above 1 makes the network less certain; a
 # positive shift raises every probability. The bars are 95% intervals: there are few
-# images in the middle, so these points scatter.
+# images in the middle, so these points scatter. For the same reason a calibrated
+# network shows an error too; the printed line says how large it may be by chance.
 #
 # ### Decision threshold
 #
@@ -1348,8 +1351,11 @@ print(describe_prevalence(train_prevalence, estimated_prevalence, y_test.mean())
 table = compare_datasets(
     predictions_by_set | {"test, adapted": (y_test, y_prob_adapted)}, threshold
 )
-bias = mean_with_ci(y_prob_test - y_test, test_files.patient, **bootstrap)
-print(describe_calibration_on_test(table, bias))
+test_error = expected_calibration_error(y_test, y_prob_test)
+chance_error = chance_calibration_error(y_prob_test, **bootstrap)
+print(describe_calibration_error("test", test_error, chance_error))
+difference = mean_with_ci(y_prob_test - y_test, test_files.patient, **bootstrap)
+print(describe_mean_probability(difference))
 print(describe_adapted(table.loc["test"], table.loc["test, adapted"], y_test.mean()))
 table.style.format("{:.3f}").set_caption(images_are)
 
@@ -1426,8 +1432,7 @@ report = {
     "unreadable": unreadable.to_dict("records"),
     "temperature": temperature,
     "shift": shift,
-    "calibration_error": record["calibration_error"]
-    | {"test": expected_calibration_error(y_test, y_prob_test)},
+    "calibration_error": record["calibration_error"] | {"test": test_error},
     "robustness": robustness.to_dict("index"),
     "robustness_pooled": robustness_pooled,
     "shortcuts": shortcuts,
@@ -1525,14 +1530,13 @@ print(describe_grad_cam_checks(checks, f"{len(some)} {images_are}"))
 
 # %%
 print(describe_aspect_ratio_use(test_files, y_prob_test, settings))
-views = {
-    "whole image": val_batches,
-    "border masked": perturb_batches(val_batches, mask_border),
-    "border only": perturb_batches(val_batches, keep_only_border),
-}
-view_probs = {
-    name: predict_probabilities(model, batches) for name, batches in views.items()
-}
+view_probs = {"whole image": y_prob_val}
+for name, perturb in (
+    ("border masked", mask_border),
+    ("border only", keep_only_border),
+):
+    batches = perturb_batches(val_batches, perturb)
+    view_probs[name] = predict_probabilities(model, batches)
 border_use = {
     name: metrics_with_ci(
         y_val, probabilities, val_files.patient, threshold, **bootstrap

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import expit
 
 from cxr.calibration import (
     adapt_to_prevalence,
     apply_calibration,
     calibrate_model,
+    chance_calibration_error,
     choose_calibration,
     describe_calibration,
+    describe_calibration_error,
     describe_prevalence,
     expected_calibration_error,
     fit_platt_scaling,
@@ -142,6 +145,32 @@ def test_the_sentence_on_calibration_fits_both_outcomes():
     not_applied = describe_calibration(1.0, 0.0, 0.0312, 0.0312)
     assert "was not applied" in not_applied
     assert "0.031" in not_applied and "after" not in not_applied
+
+
+def test_the_error_that_a_calibrated_model_shows_by_chance_is_that_of_its_labels():
+    """One bin, all probabilities 0.5: the error is |k / n − 0.5|, with k binomial.
+
+    95% of these errors are below the 97.5% quantile of k / n − 0.5.
+    """
+    n = 400
+    found = chance_calibration_error(np.full(n, 0.5), 4000, seed=0)
+    expected = stats.binom.ppf(0.975, n, 0.5) / n - 0.5
+    assert found == pytest.approx(expected, abs=0.003)
+    assert chance_calibration_error(np.zeros(5), 10, seed=0) == 0
+    assert np.isnan(chance_calibration_error(np.array([]), 10, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (0.012, "so nothing here speaks against this one."),
+        (0.041, "so this one is not calibrated here."),
+    ],
+)
+def test_whether_a_model_is_calibrated_is_said(error, verdict):
+    text = describe_calibration_error("test", error, 0.02)
+    assert text.startswith(f"Calibration error {error} on test.")
+    assert "up to 0.020 by chance" in text and text.endswith(verdict)
 
 
 @pytest.mark.parametrize("true_prevalence", [0.1, 0.5, 0.9])

@@ -18,9 +18,9 @@ from cxr.evaluation import (
     compare_findings,
     compute_metrics,
     describe_adapted,
-    describe_calibration_on_test,
     describe_confusion_matrix,
     describe_findings,
+    describe_mean_probability,
     describe_test_scores,
     format_metrics,
     mean_with_ci,
@@ -413,8 +413,6 @@ def test_what_an_adaptation_improves_is_named():
         (-0.02, 0.04, "not significantly too high or too low"),
     ],
 )
-def test_the_direction_of_a_calibration_error_is_named(low, high, verdict):
-    table = pd.DataFrame({"calibration error": {"validation": 0.01, "test": 0.1}})
-    text = describe_calibration_on_test(table, ((low + high) / 2, low, high))
+def test_probabilities_too_high_or_too_low_on_average_are_named(low, high, verdict):
+    text = describe_mean_probability(((low + high) / 2, low, high))
     assert text.endswith(f"{low:+.3f} to {high:+.3f}): {verdict}.")
-    assert "calibration error on test: 0.100." in text

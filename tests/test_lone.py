@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from conftest import ROOT, hide_project
+from run import KERNEL_START_TIMEOUT
 from test_notebook import NOTEBOOK, SMALLEST
 
 pytestmark = pytest.mark.lone
@@ -50,7 +51,7 @@ def test_the_lone_notebook_runs_in_an_empty_folder_with_the_settings_of_papermil
     for name, value in chosen.items():
         command += ["-p", name, str(value)]
     done = subprocess.run(
-        [*command, "--no-progress-bar"],
+        [*command, "--no-progress-bar", "--start-timeout", str(KERNEL_START_TIMEOUT)],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -64,8 +64,8 @@ def test_a_model_of_the_lungs_does_not_depend_on_the_shortcut(models):
 
 def test_the_sentence_names_the_largest_and_the_smallest_gap(models):
     text = describe_bias_gap(models)
-    assert "most for linear border" in text
-    assert "highest for residual CNN" in text
+    assert "most for the linear model of the border" in text
+    assert "highest for the residual CNN" in text
 
 
 def test_every_metric_of_every_model_is_drawn(models):
@@ -223,7 +223,7 @@ def test_the_residual_cnn_is_compared_with_the_best_simpler_model():
     ("low", "high", "verdict"),
     [
         (0.01, 0.05, "significantly better, so its complexity is justified"),
-        (-0.05, -0.01, "significantly worse, so baseline CNN is to be preferred"),
+        (-0.05, -0.01, "significantly worse, so the baseline CNN is to be preferred"),
         (-0.02, 0.04, "the simpler model, would do"),
         (np.nan, np.nan, "cannot be compared"),
     ],

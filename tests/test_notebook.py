@@ -59,7 +59,10 @@ class Kernel:
     def __init__(self, book, folder):
         self.book = book
         self.client = nbclient.NotebookClient(
-            book, timeout=1200, resources={"metadata": {"path": str(folder)}}
+            book,
+            startup_timeout=run.KERNEL_START_TIMEOUT,
+            timeout=1200,
+            resources={"metadata": {"path": str(folder)}},
         )
         self.parts = sections(book)
 

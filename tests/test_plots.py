@@ -491,7 +491,7 @@ def test_models_and_columns_are_compared_under_their_names():
     colors = dict(zip(row, ("#888888", "#0072B2", "#D55E00")))
     axis = plot_model_comparison(models, colors).axes[0]
     names = [text.get_text() for text in axis.get_yticklabels()]
-    assert names == ["linear, border only", "residual CNN"]
+    assert names == ["linear model of the border", "residual CNN"]
     assert legend_labels(axis) == [
         "validation AUC",
         "validation AUC, bias-conflicting",

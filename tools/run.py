@@ -42,6 +42,7 @@ except ModuleNotFoundError as error:
     )
 
 NOTEBOOK = build.TEXT.with_suffix(".ipynb")
+KERNEL_START_TIMEOUT = 600  # seconds; a busy machine needs more than papermill's 60
 
 # nbconvert's page without the scripts that it would load from the network: RequireJS,
 # widgets, MathJax and Mermaid. The notebook needs none of them.
@@ -180,6 +181,7 @@ def execute(settings, unfinished):
             kernel_name="python3",
             progress_bar=sys.stderr.isatty() and {"desc": "Cells", "unit": "cell"},
             stdout_file=log,
+            start_timeout=KERNEL_START_TIMEOUT,
             extra_arguments=["--log-level=50"],
             shutdown_kernel="immediate",
         )
