@@ -82,6 +82,12 @@ def show_figure(
     plt.close(figure)
 
 
+def hide_axis(axis: Axes) -> None:
+    """Hide ticks, labels and frame of an axis."""
+    axis.axis("off")
+    axis.set(xticks=[], yticks=[])  # the layout would measure them all the same
+
+
 def plot_images(
     images: Sequence[np.ndarray] | np.ndarray,
     captions: Sequence[str],
@@ -109,7 +115,7 @@ def plot_images(
         layout="constrained",
     )
     for axis in axes.flat:
-        axis.axis("off")
+        hide_axis(axis)
     for number, (image, caption) in enumerate(zip(images, captions)):
         axis = axes.flat[number]
         highest = 255 if image.dtype == np.uint8 else 1
@@ -276,7 +282,7 @@ def limit_axis(
 
 def draw_legend(axis: Axes, source: Axes, columns: int) -> None:
     """Fill an axis with the legend of another one, where it hides no curve."""
-    axis.axis("off")
+    hide_axis(axis)
     handles, labels = source.get_legend_handles_labels()
     axis.legend(handles, labels, loc="center", ncols=columns, frameon=False)
 
@@ -670,7 +676,7 @@ def plot_architecture(model: keras.Model) -> Figure:
         )
     most_lines = max(len(kinds) for _, kinds in stages)
     axis.set(xlim=(-0.5, left - 0.3), ylim=(-1.4 - 0.19 * most_lines, 1.3))
-    axis.axis("off")
+    hide_axis(axis)
     note = (
         "Box: feature map (height: its size, width: channels). "
         "Filled bar: vector (height: log of its length)."
@@ -803,7 +809,7 @@ def plot_hundred_children(
             xlim=(-0.7, 9.7),
             ylim=(-9.7, 0.7),
         )
-        axis.axis("off")
+        hide_axis(axis)
     title = "100 children: pneumonia orange, normal blue; filled: positive prediction"
     return figure, title
 
@@ -903,7 +909,7 @@ def plot_grad_cam(
         layout="constrained",
     )
     for axis in axes.flat:
-        axis.axis("off")
+        hide_axis(axis)
     shades = plt.get_cmap("inferno")(np.linspace(0.25, 1, 256))
     shades[:, 3] = np.linspace(0, 0.65, 256)  # the image shows where the map is low
     overlay = ListedColormap(shades, "overlay")

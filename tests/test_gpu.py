@@ -49,7 +49,10 @@ def start_on_gpus(count, data, folder):
 
 @pytest.mark.long
 def test_the_lone_notebook_runs_where_tensorflow_reports_a_gpu(drawn_tiny, tmp_path):
-    """Whole, each step compiled once; then it trains with another setting."""
+    """Whole, each step compiled once; then it trains again with other settings.
+
+    In single precision, as on a GPU without units for half precision.
+    """
     kernel, environment = start_on_gpus(1, drawn_tiny, tmp_path)
     with kernel.client.setup_kernel(env=environment):
         kernel.run(0)
@@ -67,11 +70,16 @@ def test_the_lone_notebook_runs_where_tensorflow_reports_a_gpu(drawn_tiny, tmp_p
         # residual CNN as far as its logit, its features and its probability.
         assert len(compiled) == 8, compiled
 
-        kernel.line('RUN_NAME, DROPOUT, BASELINE_EPOCHS = "another", 0.0, 0')
+        kernel.line('RUN_NAME, DROPOUT, MIXED_PRECISION = "other", 0.0, "off"')
+        kernel.line("BASELINE_EPOCHS = 0")
         kernel.run_after_settings(0)
         kernel.run(6)
-        record = json.loads((tmp_path / "out/runs/another/run.json").read_text())
-        assert record["settings"]["DROPOUT"] == 0 and record["epochs"] == 1
+        policies = kernel.line(
+            "print(dtype_policy, cnn.get_layer('stem_conv').compute_dtype)"
+        )
+        assert policies.split() == ["float32", "float32"]
+    record = json.loads((tmp_path / "out/runs/other/run.json").read_text())
+    assert record["settings"]["DROPOUT"] == 0 and record["epochs"] == 1
 
 
 @pytest.mark.long
@@ -88,22 +96,18 @@ def test_the_lone_notebook_runs_on_two_gpus(drawn_tiny, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("build", BUILDERS)
-def test_each_network_is_trained_in_single_precision_compiled_by_xla(
-    build, monkeypatch
-):
-    """XLA on a CPU refuses the operations that it refuses on a GPU.
-
-    One that has no kernel there is an error here. The stand-in for a T4 above trains
-    and predicts in half precision; a GPU without units for it does as here.
-    """
+def test_the_baseline_is_trained_in_single_precision_compiled_by_xla(monkeypatch):
+    """As the residual CNN is above."""
     monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILATION)
     x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
-    labels = np.array([0, 1, 1, 0])
-    model = build(32)
+    model = build_baseline(32)
     model.compile("adam", "binary_crossentropy", jit_compile=True)
-    assert all(layer.supports_jit for layer in model.layers) and model.jit_compile
-    assert np.isfinite(model.train_on_batch(x, labels))
+    assert np.isfinite(model.train_on_batch(x, np.array([0, 1, 1, 0])))
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_keras_compiles_each_network_with_xla_where_there_is_a_gpu(build):
+    assert all(layer.supports_jit for layer in build(32).layers)
 
 
 @pytest.fixture(params=BUILDERS)

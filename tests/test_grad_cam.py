@@ -51,7 +51,7 @@ def trained(phantoms):
     model.fit(
         x,
         train_files.label.to_numpy(),
-        epochs=5,
+        epochs=4,
         batch_size=16,
         verbose=0,
         callbacks=[schedule],

@@ -72,7 +72,7 @@ def test_a_brightness_gradient_hardly_reaches_the_convolutions(size):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_block_whose_convolutions_are_zero_passes_its_input_on(stride):
-    """What is residual about it: the shortcut remains, averaged where it is halved."""
+    """What is residual: the skip connection remains, averaged where it is halved."""
     inputs = keras.Input((8, 8, 4))
     model = keras.Model(inputs, residual_block(inputs, 4, stride, "block"))
     for name in ("block_conv1", "block_conv2"):
