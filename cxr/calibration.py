@@ -195,10 +195,14 @@ def describe_calibration(
             "Platt scaling did not improve the cross-validated log loss and was not "
             f"applied. Expected calibration error: {ece_before:.3f}."
         )
-    level = "low" if shift > 0 else "high"
-    spread = "extreme" if temperature > 1 else "moderate"
+    level = "too low" if shift > 0 else "too high"
+    spread = "too extreme" if temperature > 1 else "too moderate"
+    if abs(shift) < 0.05:
+        level = "neither too low nor too high"
+    if abs(temperature - 1) < 0.05:
+        spread = "neither too extreme nor too moderate"
     return (
-        f"The probabilities were too {level} (shift {shift:+.2f}) and too {spread} "
+        f"The probabilities were {level} (shift {shift:+.2f}) and {spread} "
         f"(temperature {temperature:.2f}).\nExpected calibration error: "
         f"{ece_before:.3f} before, {ece_after:.3f} after (cross-fitted)."
     )

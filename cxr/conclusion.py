@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cxr.calibration import describe_calibration_error
 from cxr.evaluation import (
     describe_test_scores,
     format_estimate,
@@ -77,13 +78,13 @@ def conclude_test(report: dict[str, Any]) -> list[str]:
 
 
 def conclude_calibration(report: dict[str, Any]) -> str:
-    """Return the calibration error on validation and on test."""
+    """Return whether the network is calibrated on validation and on test."""
     error = report["calibration_error"]
-    return (
-        "**Calibration.** Predicted probability and observed frequency differ by "
-        f"{error['after']:.3f} on validation (cross-fitted) and by {error['test']:.3f} "
-        "on test (expected calibration error)."
+    validation = describe_calibration_error(
+        "validation", error["after"], error["after_by_chance"]
     )
+    test = describe_calibration_error("test", error["test"], error["test_by_chance"])
+    return f"**Calibration.** {validation} {test}"
 
 
 def conclude_alarms(report: dict[str, Any], prevalence: float = 0.05) -> str:

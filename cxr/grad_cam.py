@@ -232,6 +232,10 @@ def describe_grad_cam_checks(
         name: f"{mean:.2f} (95% CI {low:.2f} to {high:.2f})"
         for name, (mean, low, high) in checks.items()
     }
+    # Half of the variance of the ranks is a correlation of 0.71.
+    depend = "depend on what the network has learned"
+    if checks["random_weights"][2] ** 2 > 0.5:
+        depend = "may show the image rather than what the network has learned"
     lowest_at_maximum = checks["drop_at_maximum"][1]
     highest_at_random = checks["drop_at_random"][2]
     if lowest_at_maximum > highest_at_random:
@@ -243,7 +247,8 @@ def describe_grad_cam_checks(
         )
     return (
         f"On {image_label}: rank correlation with the maps of a network with random "
-        f"weights {texts['random_weights']}; 1 would be the same map.\n"
+        f"weights {texts['random_weights']}; 1 would be the same map. The maps "
+        f"{depend}.\n"
         "Occlusion lowers the logit of the predicted class by "
         f"{texts['drop_at_maximum']} where the map is brightest, and by "
         f"{texts['drop_at_random']} at a random place. {verdict}."

@@ -21,7 +21,7 @@ and, from section 7 on:
 network : name of the architecture
 parameters : number of its parameters
 temperature, shift : of Platt scaling; 1 and 0 where it was not applied
-calibration_error : {"before", "after"}: expected calibration error on validation
+calibration_error : {"before", "after", "after_by_chance"}: on validation
 threshold : the probability from which on the prediction is PNEUMONIA
 validation : {metric: {"value", "low", "high"}} with 95% confidence intervals
 validated : time of the evaluation, UTC

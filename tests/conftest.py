@@ -1,5 +1,6 @@
 """Shared fixtures: folders of phantoms, and an environment without a network."""
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -11,6 +12,11 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+gc.disable()  # while modules are imported: it would take a quarter of the time
+# The processes of `pytest -n` share the cores, and what they start inherits this.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(name, "1")
 # A shell that runs this in the background ignores Ctrl-C, and so would child processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # And nohup ignores the end of a terminal.
@@ -41,6 +47,11 @@ def pytest_configure(config):
     """Let programs that tests start import what the tests can import."""
     places = [*map(str, config.getini("pythonpath")), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

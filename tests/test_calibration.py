@@ -134,6 +134,9 @@ def test_the_sentence_on_calibration_fits_both_outcomes():
     assert applied.startswith("The probabilities were too high (shift -0.25) and too ")
     other = describe_calibration(0.8, 0.5, 0.0312, 0.0123)
     assert "too low (shift +0.50) and too moderate (temperature 0.80)" in other
+    hardly = describe_calibration(0.98, 0.01, 0.0312, 0.0312)
+    assert "neither too low nor too high" in hardly
+    assert "neither too extreme nor too moderate" in hardly
     for part in (
         "too extreme",
         "temperature 1.50",

@@ -31,7 +31,13 @@ REPORT = {
         }
         for name, conflicting in (("linear_border", 0.7), ("residual_cnn", 0.95))
     },
-    "calibration_error": {"before": 0.03, "after": 0.012, "test": 0.104},
+    "calibration_error": {
+        "before": 0.03,
+        "after": 0.012,
+        "after_by_chance": 0.02,
+        "test": 0.104,
+        "test_by_chance": 0.04,
+    },
     "validation": metrics(),
     "test": metrics(specificity=estimate(0.7, 0.65, 0.8)),
     "robustness": {
@@ -60,6 +66,8 @@ def change(path, value):
 def test_all_numbers_are_those_of_the_report():
     calibration = find_line(REPORT, "**Calibration.**")
     assert "0.012 on validation" in calibration and "0.104 on test" in calibration
+    assert "up to 0.020" in calibration and "up to 0.040" in calibration
+    assert calibration.endswith("so this one is not calibrated here.")
     data = find_line(REPORT, "**Data.**")
     for number in ("1,000 training", "200 validation", "100 test", "75%", "60%"):
         assert number in data

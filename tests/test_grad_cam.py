@@ -211,6 +211,14 @@ def test_maps_pass_only_where_their_maximum_matters_significantly_more():
     assert "do not pass" in describe_grad_cam_checks(overlapping, "9 images")
 
 
+def test_maps_that_random_weights_give_as_well_are_not_what_was_learned():
+    text = describe_grad_cam_checks(PASSED, "9 images")
+    assert "The maps depend on what the network has learned." in text
+    alike = PASSED | {"random_weights": (0.7, 0.6, 0.8)}
+    text = describe_grad_cam_checks(alike, "9 images")
+    assert "The maps may show the image rather than what" in text
+
+
 def test_examples_come_from_each_cell_of_the_confusion_matrix():
     labels = np.repeat([1, 1, 0, 0], [5, 2, 6, 1])
     predicted = np.repeat([True, False, False, True], [5, 2, 6, 1])

@@ -281,14 +281,10 @@ def train_mini(folder, *more, epochs=2, rate=0.2, pixels=PIXELS, batch_size=12):
     At rate 0.2 the second epoch is better than the first, at rate 20 it is worse.
     """
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((2, 2, 1)),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Flatten(),
-            keras.layers.Dense(1, activation="sigmoid"),
-        ]
-    )
+    # Not Sequential, which is built anew with each layer, also when it is loaded.
+    inputs = keras.Input((2, 2, 1))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
     model.compile(
         keras.optimizers.SGD(rate),
         "binary_crossentropy",
