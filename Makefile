@@ -115,7 +115,7 @@ find-browser:
 
 test-browser: find-browser install
 	@$(VENV)/bin/python -m pip install --quiet "selenium>=4.20,<5"
-	@$(VENV)/bin/python -m pytest -m browser
+	@$(VENV)/bin/python -m pytest -m browser tests/test_browser.py
 
 benchmark: install
 	@$(VENV)/bin/python -m pip install --quiet -r benchmarks/requirements.txt
