@@ -168,8 +168,8 @@ def describe_calibration_error(split: str, error: float, by_chance: float) -> st
     if error > by_chance:
         verdict = "so this one is not calibrated here"
     return (
-        f"Calibration error {error:.3f} on {split}. On so many images, a calibrated "
-        f"network would show up to {by_chance:.3f} by chance, {verdict}."
+        f"Calibration error {error:.4f} on {split}. On so many images, a calibrated "
+        f"network would show up to {by_chance:.4f} by chance, {verdict}."
     )
 
 

@@ -10,6 +10,7 @@ from cxr.evaluation import (
 )
 from cxr.labels import display_name, image_label
 from cxr.model_card import list_measured_aucs
+from cxr.model_comparison import describe_choice
 
 
 def find_prevalence(report: dict[str, Any], split: str) -> float:
@@ -43,7 +44,7 @@ def conclude_shortcuts(report: dict[str, Any]) -> str:
 
 
 def conclude_models(report: dict[str, Any]) -> str:
-    """Return which model is best on bias-conflicting images."""
+    """Return which model is best on bias-conflicting images, and which to keep."""
     models = report["models"]
     aucs = {
         name: columns["auc_bias_conflicting"]["value"]
@@ -55,7 +56,8 @@ def conclude_models(report: dict[str, Any]) -> str:
         "**Bias-conflicting images**, on which shortcuts mislead: the residual CNN "
         f"has an AUC of {format_estimate(cnn['auc_bias_conflicting'])} on them and of "
         f"{format_estimate(cnn['auc_bias_aligned'])} on the others. The highest AUC "
-        f"on them is that of the {display_name(best)}."
+        f"on them is that of the {display_name(best)}. "
+        f"{describe_choice(**report['model_choice'])}"
     )
 
 

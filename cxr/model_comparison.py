@@ -1,6 +1,7 @@
 """Model comparison: several models on bias-aligned and bias-conflicting images."""
 
 import itertools
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +14,13 @@ from cxr.evaluation import (
 )
 from cxr.labels import display_name
 from cxr.settings import Settings
+
+
+class ModelChoice(TypedDict):
+    """The best simpler model, and the AUC of the residual CNN minus its AUC."""
+
+    simpler_model: str
+    difference: Estimate
 
 
 def bias_conflicting_mask(
@@ -180,7 +188,7 @@ def compare_on_conflicting(
     patients: ArrayLike,
     conflicting: np.ndarray,
     settings: Settings,
-) -> tuple[str, Estimate]:
+) -> ModelChoice:
     """Compare the residual CNN with the best simpler model on bias-conflicting images.
 
     Parameters
@@ -194,11 +202,10 @@ def compare_on_conflicting(
 
     Returns
     -------
-    name : str
-        The simpler model with the highest AUC on these images.
-    difference : Estimate
-        AUC of the residual CNN minus that of this model, on the same bootstrap samples
-        of patients.
+    ModelChoice
+        The simpler model is the one with the highest AUC on these images. The
+        difference is that of the residual CNN to it, on the same bootstrap samples of
+        patients.
     """
     labels = labels[conflicting]
     predictions = {name: values[conflicting] for name, values in predictions.items()}
@@ -217,15 +224,15 @@ def compare_on_conflicting(
         settings.BOOTSTRAP_SAMPLES,
         settings.SEED,
     )
-    return name, difference
+    return {"simpler_model": name, "difference": difference}
 
 
-def describe_choice(name: str, difference: Estimate) -> str:
+def describe_choice(simpler_model: str, difference: Estimate) -> str:
     """Return in words whether the residual CNN is worth its complexity.
 
-    `name`, `difference`: see `compare_on_conflicting`.
+    `simpler_model`, `difference`: see `ModelChoice`.
     """
-    label = display_name(name)
+    label = display_name(simpler_model)
     value, low, high = difference["value"], difference["low"], difference["high"]
     if not np.isfinite([value, low, high]).all():
         return f"The residual CNN and the {label} cannot be compared on these images."
@@ -235,9 +242,9 @@ def describe_choice(name: str, difference: Estimate) -> str:
     if high < 0:
         verdict = f"significantly worse, so the {label} is to be preferred"
     return (
-        "On bias-conflicting images, the AUC of the residual CNN minus that of the "
-        f"best simpler model, the {label}, is {value:+.3f} (95% CI {low:+.3f} to "
-        f"{high:+.3f}): {verdict}."
+        "On bias-conflicting images, unmodified and perturbed, the AUC of the residual "
+        f"CNN minus that of the best simpler model, the {label}, is "
+        f"{value:+.3f} (95% CI {low:+.3f} to {high:+.3f}): {verdict}."
     )
 
 

@@ -316,7 +316,7 @@ def describe_border_use(
     value, low, high = difference["value"], difference["low"], difference["high"]
     needs = "no sign that the network needs the border"
     if low > 0:
-        needs = "the network uses the border, or misses it"
+        needs = "the network uses the border, or a gray one confuses it"
     can = "the network can predict from it"
     if not border["low"] > 0.5:
         can = "no sign that the network can predict from it"

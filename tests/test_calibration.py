@@ -172,8 +172,8 @@ def test_the_error_that_a_calibrated_model_shows_by_chance_is_that_of_its_labels
 )
 def test_whether_a_model_is_calibrated_is_said(error, verdict):
     text = describe_calibration_error("test", error, 0.02)
-    assert text.startswith(f"Calibration error {error} on test.")
-    assert "up to 0.020 by chance" in text and text.endswith(verdict)
+    assert text.startswith(f"Calibration error {error:.4f} on test.")
+    assert "up to 0.0200 by chance" in text and text.endswith(verdict)
 
 
 @pytest.mark.parametrize("true_prevalence", [0.1, 0.5, 0.9])

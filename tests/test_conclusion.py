@@ -31,6 +31,10 @@ REPORT = {
         }
         for name, conflicting in (("linear_border", 0.7), ("residual_cnn", 0.95))
     },
+    "model_choice": {
+        "simpler_model": "linear_border",
+        "difference": estimate(0.25, 0.1, 0.4),
+    },
     "calibration_error": {
         "before": 0.03,
         "after": 0.012,
@@ -65,13 +69,14 @@ def change(path, value):
 
 def test_all_numbers_are_those_of_the_report():
     calibration = find_line(REPORT, "**Calibration.**")
-    assert "0.012 on validation" in calibration and "0.104 on test" in calibration
-    assert "up to 0.020" in calibration and "up to 0.040" in calibration
+    assert "0.0120 on validation" in calibration and "0.1040 on test" in calibration
+    assert "up to 0.0200" in calibration and "up to 0.0400" in calibration
     assert calibration.endswith("so this one is not calibrated here.")
     data = find_line(REPORT, "**Data.**")
     for number in ("1,000 training", "200 validation", "100 test", "75%", "60%"):
         assert number in data
-    assert "residual CNN" in find_line(REPORT, "highest AUC on them is that of")
+    models = find_line(REPORT, "highest AUC on them is that of the residual CNN")
+    assert "+0.250 (95% CI +0.100 to +0.400)" in models and "justified" in models
     robustness = find_line(REPORT, "Robust")
     assert "half contrast: 0.900 instead of 0.990" in robustness
     assert "brighter: sensitivity 1.000, specificity 0.100" in robustness

@@ -212,10 +212,12 @@ def test_the_residual_cnn_is_compared_with_the_best_simpler_model():
         "residual_cnn": perfect,
     }
     settings = SimpleNamespace(BOOTSTRAP_SAMPLES=200, SEED=0)
-    name, difference = compare_on_conflicting(
+    choice = compare_on_conflicting(
         labels, predictions, np.arange(160), conflicting, settings
     )
-    assert name == "baseline_cnn" and difference["value"] == pytest.approx(0.25)
+    difference = choice["difference"]
+    assert choice["simpler_model"] == "baseline_cnn"
+    assert difference["value"] == pytest.approx(0.25)
     assert 0.1 < difference["low"] < 0.25 < difference["high"] < 0.4
 
 
