@@ -118,10 +118,11 @@ def shortcut_features(
 def mean_images_by_class(
     x: np.ndarray, labels: np.ndarray
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Return four images for each class, with captions.
+    """Return four images for each class and for their difference, with captions.
 
     The mean image, its two upper corners, and how often a side marker is where
-    (brightest where at least one image in twelve has one).
+    (brightest where at least one image in twelve has one). The difference,
+    PNEUMONIA − NORMAL, is 0.5 where the classes agree, and amplified.
 
     Parameters
     ----------
@@ -130,8 +131,8 @@ def mean_images_by_class(
 
     Returns
     -------
-    images : list of 8 float32 arrays, from 0 to 1; NaN for a class without images
-    captions : list of 8 str
+    images : list of 12 float32 arrays, from 0 to 1; NaN for a class without images
+    captions : list of 12 str
     """
     corner = x.shape[1] // 3
     images = []
@@ -158,6 +159,14 @@ def mean_images_by_class(
             f"{name}: mean, upper right",
             f"{name}: side markers",
         ]
+    for normal, pneumonia, gain in zip(images[:4], images[4:8], (2, 2, 2, 0.5)):
+        images.append(np.clip(0.5 + gain * (pneumonia - normal), 0, 1))
+    captions += [
+        "difference (gray is 0)",
+        "difference, upper left",
+        "difference, upper right",
+        "difference: side markers",
+    ]
     return images, captions
 
 

@@ -10,6 +10,7 @@ from scipy.stats import rankdata
 
 from cxr.calibration import to_logits
 from cxr.evaluation import mean_with_ci, predict_probabilities
+from cxr.linear_baseline import border_mask
 
 
 def gradient_of_sum(function: Callable[[Any], Any], values: Any) -> Any:
@@ -105,6 +106,22 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
+def border_share(heatmaps: np.ndarray) -> np.ndarray:
+    """Return the fraction of each map that lies on the border; NaN for an empty map.
+
+    Parameters
+    ----------
+    heatmaps : float array (n, size, size)
+
+    Returns
+    -------
+    float array (n,)
+    """
+    total = heatmaps.sum(axis=(1, 2))
+    on_border = heatmaps[:, border_mask(heatmaps.shape[1])].sum(axis=1)
+    return np.divide(on_border, total, out=np.full(len(total), np.nan), where=total > 0)
+
+
 def sanity_check_grad_cam(
     model: keras.Model,
     x: np.ndarray,
@@ -114,7 +131,7 @@ def sanity_check_grad_cam(
     seed: int,
     random_squares: int = 5,
 ) -> dict[str, tuple[float, float, float]]:
-    """Return the results of two sanity checks of Grad-CAM.
+    """Return the results of two sanity checks of Grad-CAM, and where the maps lie.
 
     Parameters
     ----------
@@ -134,7 +151,8 @@ def sanity_check_grad_cam(
         "random_weights": the rank correlation of each map with that of the same network
         with random weights. "drop_at_maximum", "drop_at_random": by how much the logit
         of the predicted class falls when a square, a quarter of the image wide, is
-        occluded where the map is brightest, or at a random place.
+        occluded where the map is brightest, or at a random place. "border_share": the
+        fraction of a map that lies on the border, see `border_mask`.
 
     References
     ----------
@@ -169,10 +187,16 @@ def sanity_check_grad_cam(
         "drop_at_maximum": drop_at_maximum,
         "drop_at_random": np.mean(drops_at_random, axis=0),
     }
-    return {
+    checks = {
         name: mean_with_ci(values, patients, bootstrap_samples, seed)
         for name, values in results.items()
     }
+    shares = border_share(heatmaps)
+    is_map = np.isfinite(shares)
+    checks["border_share"] = mean_with_ci(
+        shares[is_map], np.asarray(patients)[is_map], bootstrap_samples, seed
+    )
+    return checks
 
 
 def select_examples(
@@ -245,11 +269,20 @@ def describe_grad_cam_checks(
             "The maps do not pass this check: their maximum does not matter "
             "significantly more than a random place"
         )
+    area = border_mask(100).mean()
+    share, low, high = checks["border_share"]
+    place = "not significantly more or less than by chance"
+    if high < area:
+        place = "significantly less: the maps lie mostly on the chest"
+    if low > area:
+        place = "significantly more, where no lung is: a sign of a shortcut"
     return (
         f"On {image_label}: rank correlation with the maps of a network with random "
         f"weights {texts['random_weights']}; 1 would be the same map. The maps "
         f"{depend}.\n"
         "Occlusion lowers the logit of the predicted class by "
         f"{texts['drop_at_maximum']} where the map is brightest, and by "
-        f"{texts['drop_at_random']} at a random place. {verdict}."
+        f"{texts['drop_at_random']} at a random place. {verdict}.\n"
+        f"The border is {area:.0%} of the image, and holds {share:.0%} of the maps "
+        f"(95% CI {low:.0%} to {high:.0%}), {place}."
     )

@@ -83,7 +83,7 @@ def show_figure(
 
 
 def hide_axis(axis: Axes) -> None:
-    """Hide ticks, labels and frame of an axis."""
+    """Hide ticks, labels and frame of an axis that shares none with another."""
     axis.axis("off")
     axis.set(xticks=[], yticks=[])  # the layout would measure them all the same
 
@@ -282,7 +282,7 @@ def limit_axis(
 
 def draw_legend(axis: Axes, source: Axes, columns: int) -> None:
     """Fill an axis with the legend of another one, where it hides no curve."""
-    hide_axis(axis)
+    axis.axis("off")
     handles, labels = source.get_legend_handles_labels()
     axis.legend(handles, labels, loc="center", ncols=columns, frameon=False)
 
@@ -367,7 +367,9 @@ def plot_learning_curves(history: pd.DataFrame) -> Figure:
     axes["rate"].set_yticks(rates, [f"{rate:.0e}" for rate in rates])
     axes["rate"].yaxis.set_minor_locator(NullLocator())
     axes["rate"].tick_params(labelbottom=True)
-    axes["rate"].xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
+    axes["rate"].xaxis.set_major_locator(
+        plt.MaxNLocator("auto", integer=True, min_n_ticks=1)
+    )
     draw_legend(axes["legend"], axes["loss"], columns=3)
     return figure
 
@@ -599,8 +601,12 @@ def group_layers(
     stages: list[tuple[tuple[int, ...], dict[str, int]]] = []
     stage_of: dict[str, int] = {}
     starts_block = False
-    for layer in model.layers:
+    for layer in model.operations:
         kind = type(layer).__name__
+        if kind == "Subtract":  # the only operation that is drawn and not a layer
+            kind = "Local mean"
+        elif not isinstance(layer, keras.Layer):
+            continue
         if "_skip_" in layer.name or kind in ("InputLayer", "Sequential"):
             continue
         shape = tuple(layer.output.shape[1:])
@@ -871,7 +877,12 @@ def plot_model_comparison(
     names = [display_name(name) for name in models]
     axis.set_yticks(rows + 0.09 * (len(columns) - 1), names)
     axis.axvline(0.5, color="#888888", linewidth=1, linestyle=":")
-    axis.set(xlabel="AUC with 95% CI (dotted: chance)", ylim=(len(models) - 0.3, -0.4))
+    left, right = axis.get_xlim()
+    axis.set(
+        xlabel="AUC with 95% CI (dotted: chance)",
+        xlim=(min(left, 0.48), max(right, 0.52)),  # not on the frame
+        ylim=(len(models) - 0.3, -0.4),
+    )
     axis.grid(axis="y", visible=False)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     return figure
@@ -1031,5 +1042,7 @@ def plot_runs(
             ylabel="original and perturbed images",
             ylim=(low, high),
         )
-        axis.xaxis.set_major_locator(plt.MaxNLocator("auto", integer=True))
+        axis.xaxis.set_major_locator(
+            plt.MaxNLocator("auto", integer=True, min_n_ticks=1)
+        )
     return figure

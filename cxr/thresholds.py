@@ -11,7 +11,7 @@ from cxr.evaluation import compute_metrics, predictive_values
 
 
 def threshold_at_sensitivity(
-    labels: np.ndarray, probabilities: np.ndarray, sensitivity: float = 0.95
+    labels: np.ndarray, probabilities: np.ndarray, sensitivity: float
 ) -> float:
     """Return the largest threshold that reaches a sensitivity; NaN without positives.
 

@@ -345,8 +345,6 @@ show(plot_images([original, resized], captions, 2), "resizing", title)
 # `float64` in three equal channels, which is what many notebooks make of them?
 
 # %%
-from cxr.images import load_split  # show
-
 cache_dir = home / settings.CACHE_DIR if settings.CACHE_DIR else None
 arrays, tables, problems = [], [], []
 for folder in ("train", "val", "test"):
@@ -504,18 +502,18 @@ if pool[["width", "height"]].drop_duplicates().shape[0] > 1:
 else:
     print("All files have one size, so the aspect ratio reveals nothing here.")
 means, captions = mean_images_by_class(x_train_folder, y_train_folder)
-title = f"Compare the rows: mean of the {len(x_train_folder):,} {images_are}, by class"
+title = f"Mean of the {len(x_train_folder):,} {images_are} in train, by class"
 show(plot_images(means, captions, 4), "mean_images", title)
 print(describe_shortcuts(shortcuts, images_are))
 format_metrics(AUC=shortcuts).rename_axis(f"{len(pool):,} {images_are}")
 
 # %% [markdown]
-# **How to read it:** compare the two rows of mean images. What differs outside the
-# lungs is not the disease itself, though a very ill child may be X-rayed in another
-# position. An AUC whose interval lies above 0.5 means that a network *can* use this
-# feature. Whether ours *does* cannot be seen on a validation set with the same
-# confounders. Section 7 evaluates the models on images where these features are
-# misleading.
+# **How to read it:** in the third row of mean images, white is brighter in pneumonia
+# and black is brighter in normal images. What differs outside the lungs is not the
+# disease itself, though a very ill child may be X-rayed in another position. An AUC
+# whose interval lies above 0.5 means that a network *can* use this feature. Whether
+# ours *does* cannot be seen on a validation set with the same confounders. Section 7
+# evaluates the models on images where these features are misleading.
 
 # %% [markdown]
 # ## 4. Split by patient
@@ -569,13 +567,10 @@ files.groupby(["split", "finding"], sort=False).agg(
 # ### Batches
 #
 # Training processes a few images at a time, a **batch**. The order is new in each
-# **epoch**, which is one pass through all training images. `ImageBatches` gathers a
+# **epoch**, which is one pass through all training images. `make_batches` gathers a
 # batch when Keras asks for it. All batches have the same shape, because a GPU compiles
 # the training step anew for each shape: the last batch is filled up with images of
 # weight 0.
-
-# %%
-from cxr.batches import ImageBatches  # show
 
 # %%
 import cxr.batches  # fold
@@ -750,12 +745,15 @@ show(plot_images([unmodified, *variants], captions), "augmentation", title)
 # Deeper networks can represent more, but plain deep networks are hard to train. A
 # **residual block** [3] adds its input to its output through a **skip connection** (the
 # paper says shortcut connection; here, *shortcut* always means a confounder). The block
-# only has to learn a *correction*, and gradients flow back directly.
+# only has to learn a *correction*, and gradients flow back directly. Where the block
+# changes the size or the number of channels, a pooling and a 1 × 1 convolution (a
+# *projection*) fit the skip connection to it.
 #
 # The network first subtracts the **local mean** intensity, which suppresses differences
-# in brightness and slow gradients, and scales the rest to standard deviation 1. The
-# price: the absolute brightness of a large region is lost. **Guess first:** an image
-# and the same image with a brightness gradient: how similar do they become?
+# in brightness and slow gradients, and scales the rest of each image to standard
+# deviation 1 (*layer normalization*). The price: the absolute brightness of a large
+# region is lost. **Guess first:** an image and the same image with a brightness
+# gradient: how similar do they become?
 #
 # At the end, **global average pooling** replaces each map by its mean. **Dropout** sets
 # a random fraction of these means to 0 in training, so that none becomes indispensable.
@@ -799,11 +797,11 @@ cnn_untrained.summary(layer_range=["radiograph", "stage1_block1_relu2"])
 #
 # The **receptive field** [5] of a unit is the square of input pixels that can influence
 # it (apart from the local mean and the scaling, which use a larger part of the image).
-# It grows with each convolution, and faster after each pooling or stride. If it is
-# smaller than a lung, a unit judges texture in a patch; if it covers the image, one
-# unit can compare both lungs. (The dense layers of the baseline combine all positions,
-# but with a weight of its own for each.) **Guess first:** which of the two networks
-# can?
+# It grows with each convolution, and faster after each pooling or *stride* (a
+# convolution of stride 2 is evaluated at every second position only). If it is smaller
+# than a lung, a unit judges texture in a patch; if it covers the image, one unit can
+# compare both lungs. (The dense layers of the baseline combine all positions, but with
+# a weight of its own for each.) **Guess first:** which of the two networks can?
 
 # %%
 networks = {baseline_untrained: "pool4", cnn_untrained: "features"}
@@ -929,8 +927,9 @@ if settings.BASELINE_EPOCHS:
 # ### Training the residual network
 #
 # Three things differ from the baseline besides the network: augmentation, AdamW instead
-# of Adam, and more epochs. **Guess first:** from which epoch on does the validation
-# loss stay above the training loss?
+# of Adam, and more epochs. (`CLASS_WEIGHTS = True` would let both classes count the
+# same in the loss.) **Guess first:** from which epoch on does the validation loss stay
+# above the training loss?
 
 # %%
 keras.utils.set_random_seed(settings.SEED)
@@ -1027,8 +1026,7 @@ import cxr.thresholds  # fold
 import cxr.model_comparison  # fold
 
 # %%
-from cxr.evaluation import cluster_bootstrap_weights, percentile_ci  # show
-from cxr.evaluation import metrics_with_ci  # show
+from cxr.evaluation import cluster_bootstrap_weights  # show
 
 # %% [markdown]
 # ### Calibration
@@ -1069,8 +1067,12 @@ ece_before, ece_after = [
     expected_calibration_error(y_val, probabilities)
     for probabilities in curves.values()
 ]
-title = describe_calibration(temperature, shift, ece_before, ece_after)
-show(plot_reliability(y_val, curves), "reliability", f"{title}\n({images_are})")
+title = (
+    f"Calibration error {ece_before:.3f} before Platt scaling, {ece_after:.3f} after "
+    f"({images_are})"
+)
+show(plot_reliability(y_val, curves), "reliability", title)
+print(describe_calibration(temperature, shift, ece_before, ece_after))
 ece_by_chance = chance_calibration_error(crossfitted, **bootstrap)
 print(describe_calibration_error("validation", ece_after, ece_by_chance))
 
@@ -1176,19 +1178,20 @@ compare_thresholds(y_val, y_prob_val, thresholds).rename_axis(
 #
 # Another hospital and another machine give images that are darker, softer, noisier,
 # framed otherwise, with other markers. The test set is still closed, but validation
-# images can be perturbed. **Guess first:** which perturbation costs most AUC?
+# images can be perturbed. (*Gamma* is a nonlinear brightness curve; *locally equalized*
+# means that each region is stretched to full contrast.) **Guess first:** which
+# perturbation costs most AUC?
 
 # %%
 robustness = evaluate_perturbations(y_val, perturbed, threshold)
 robustness_pooled = compute_metrics(y_pooled, y_prob_pooled, threshold)
-worst = robustness.auc.idxmin()
 title = (
-    f"AUC on validation {robustness.auc['unchanged']:.3f}; lowest "
-    f"{robustness.auc.min():.3f} ({worst.replace('_', ' ')});\n"
-    f"pooled {robustness_pooled['auc']:.3f} ({images_are})"
+    f"The worst perturbation lowers the AUC to {robustness.auc.min():.3f}, "
+    f"the specificity to {robustness.specificity.min():.3f} ({images_are})"
 )
 show(plot_robustness(robustness), "robustness", title)
 print(describe_robustness(robustness))
+print(f"Pooled AUC, of all perturbations together: {robustness_pooled['auc']:.3f}.")
 
 # %% [markdown]
 # **How to read it:** where the AUC stays high and only sensitivity or specificity drop,
@@ -1290,11 +1293,12 @@ if "baseline_cnn" in predictors:
 # ### Test
 #
 # The test set is opened once. From here on, do not change anything because of the test
-# scores: tuning on test would turn it into a second validation set. **Guess first:**
-# higher or lower than validation? In a **confusion matrix**, each row is a true class.
-# The **curves** show all other thresholds; the dots mark ours. Validation and test hold
-# different patients: where their intervals do not overlap, the difference is
-# significant; where they overlap, none is shown.
+# scores: tuning on test would turn it into a second validation set. (*Run all* opens
+# test for the run `reference`. When you try other settings, stop before this cell, as
+# section 9 says.) **Guess first:** higher or lower than validation? In a **confusion
+# matrix**, each row is a true class. The **curves** show all other thresholds; the dots
+# mark ours. Validation and test hold different patients: where their intervals do not
+# overlap, the difference is significant; where they overlap, they do not decide.
 
 # %%
 test_files = files[files.split == "test"]
@@ -1344,10 +1348,10 @@ format_metrics(**test_model_metrics).T.rename_axis(f"test, {images_are}")
 
 # %% [markdown]
 # **How to read it:** the choice between the models was made before, on validation: the
-# one that holds up on its bias-conflicting and perturbed images. Test only shows whether
-# that choice also holds for other patients. (`test_specificity_kaggle_only` counts
-# normal images that only Kaggle's release has: published scores on the other release,
-# such as MedMNIST's, were not measured on them.)
+# one that holds up on its bias-conflicting and perturbed images. Test only shows
+# whether that choice also holds for other patients. (`test_specificity_kaggle_only`
+# counts normal images that only Kaggle's release has: published scores on the other
+# release, such as MedMNIST's, were not measured on them.)
 #
 # ### When test differs from validation (optional)
 #
@@ -1383,8 +1387,8 @@ table.style.format("{:.3f}").set_caption(images_are)
 # allows, the *images* of healthy children differ, and no arithmetic corrects that.
 # Valid remedies need new, labeled images from the new place, to choose the threshold
 # there or to train with them. Tuning the threshold on *this* test set is not a remedy.
-# If test is as easy as validation, its images probably come from the same series, as in a
-# split of your own: then it says little about images from elsewhere.
+# If test is as easy as validation, its images probably come from the same series, as in
+# a split of your own: then it says little about images from elsewhere.
 #
 # ### How many labeled images does a new place need? (optional)
 #
@@ -1538,10 +1542,12 @@ print(describe_grad_cam_checks(checks, f"{len(some)} {images_are}"))
 # a true positive, NORMAL for a true negative. Bright on the lungs is what one hopes
 # for; on a marker, a border, a tube or the abdomen it may be a shortcut. If the
 # occlusion interval of the brightest square is not entirely above that of a random
-# square, or the rank correlation with random weights is near 1, do not trust the maps.
-# Even maps that pass do not show that the network recognizes pneumonia: they show
-# roughly where the evidence lies, not which property of the region counts. A network
-# that relies on a shortcut inside the chest gets a plausible map too.
+# square, or the rank correlation with random weights is near 1 (both maps put the
+# pixels in the same order), do not trust the maps. The printed line says how much of
+# the maps lies on the border, where no lung is. Even maps that pass do not show that
+# the network recognizes pneumonia: they show roughly where the evidence lies, not which
+# property of the region counts. A network that relies on a shortcut inside the chest
+# gets a plausible map too.
 #
 # ### Does the network use the border or the aspect ratio?
 #
@@ -1677,10 +1683,10 @@ show_runs(records)
 #
 # If the interval of the difference includes 0, the runs are not distinguishable on this
 # validation set: keep the simpler one, unless they differ on the bias-conflicting or
-# perturbed images of section 7, which say more about images from elsewhere. If it excludes 0, the
-# difference is significant for the sampling of patients, but it may still depend on
-# `SEED`: repeat both with `SEED` 1 and 2, under new names. The best of many runs owes
-# part of its lead to chance.
+# perturbed images of section 7, which say more about images from elsewhere. If it
+# excludes 0, the difference is significant for the sampling of patients, but it may
+# still depend on `SEED`: repeat both with `SEED` 1 and 2, under new names. The best of
+# many runs owes part of its lead to chance.
 
 # %%
 differences = paired_differences(

@@ -213,7 +213,7 @@ def test_mean_images_and_the_frequency_of_markers():
         [draw_image((40, 4)), draw_image((40, 4)), draw_image((2, 2)), draw_image()]
     )
     images, captions = mean_images_by_class(x, np.array([0, 0, 1, 1]))
-    assert len(images) == len(captions) == 8
+    assert len(images) == len(captions) == 12
     assert captions[0].startswith("NORMAL") and captions[7].startswith("PNEUMONIA")
     assert "markers" in captions[3] and "markers" in captions[7]
     assert images[0][42, 6] == pytest.approx(220 / 255)
@@ -222,6 +222,16 @@ def test_mean_images_and_the_frequency_of_markers():
     assert images[3][42, 6] == 1
     assert images[3][4, 4] == 0
     assert images[7][4, 4] == 1
+    assert images[8][42, 6] == 0 and images[8][60, 60] == 0.5 and images[8][4, 4] == 1
+    assert images[11][42, 6] == 0 and images[11][4, 4] == 1
+
+
+def test_the_difference_of_the_mean_images_is_twice_pneumonia_minus_normal():
+    x = np.stack([draw_image(), draw_image() + np.uint8(51)])  # 51 is a fifth of 255
+    images, _ = mean_images_by_class(x, np.array([0, 1]))
+    for difference in images[8:11]:
+        assert difference == pytest.approx(0.5 + 2 * 0.2)
+    assert images[11] == pytest.approx(0.5)  # no markers in either
 
 
 def test_a_class_without_images_has_no_mean_image():

@@ -11,6 +11,7 @@ from cxr.dataset import list_images
 from cxr.devices import dtype_policy_scope
 from cxr.evaluation import predict_probabilities
 from cxr.grad_cam import (
+    border_share,
     describe_grad_cam_checks,
     grad_cam,
     gradient_of_sum,
@@ -199,6 +200,7 @@ PASSED = {
     "random_weights": (0.1, 0.0, 0.2),
     "drop_at_maximum": (3.0, 2.5, 3.5),
     "drop_at_random": (1.0, 0.5, 1.5),
+    "border_share": (0.2, 0.15, 0.25),
 }
 
 
@@ -217,6 +219,30 @@ def test_maps_that_random_weights_give_as_well_are_not_what_was_learned():
     alike = PASSED | {"random_weights": (0.7, 0.6, 0.8)}
     text = describe_grad_cam_checks(alike, "9 images")
     assert "The maps may show the image rather than what" in text
+
+
+def test_the_border_holds_the_part_of_a_map_that_lies_on_it():
+    """The border is 12 of 100 pixels wide on each side: 1 − .76² of the image."""
+    maps = np.zeros((4, 100, 100), np.float32)
+    maps[0] = 1
+    maps[1, 40:60, 40:60] = 1
+    maps[2, :, :4] = 1
+    shares = border_share(maps)
+    assert shares[:3] == pytest.approx([1 - 0.76**2, 0, 1])
+    assert np.isnan(shares[3])  # an empty map lies nowhere
+
+
+@pytest.mark.parametrize(
+    ("estimate", "words"),
+    [
+        ((0.2, 0.15, 0.25), "mostly on the chest"),
+        ((0.6, 0.5, 0.7), "a sign of a shortcut"),
+        ((0.4, 0.3, 0.5), "not significantly more or less"),
+    ],
+)
+def test_the_place_of_the_maps_is_compared_with_the_area_of_the_border(estimate, words):
+    text = describe_grad_cam_checks(PASSED | {"border_share": estimate}, "9 images")
+    assert words in text and "The border is 42% of the image" in text
 
 
 def test_examples_come_from_each_cell_of_the_confusion_matrix():

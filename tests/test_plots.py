@@ -284,6 +284,10 @@ def test_learning_curves_mark_the_epoch_of_the_lowest_validation_loss(epochs):
     assert best.get_xdata()[0] == min(2, epochs)
     assert f"epoch {min(2, epochs)}" in by_title["AUC"].get_title()
     assert by_title["loss"].get_ylim()[0] == 0
+    figure.draw_without_rendering()
+    for axis in (by_title["accuracy"], by_title["AUC"]):
+        numbers = [tick.get_text() for tick in axis.get_xticklabels()]
+        assert {str(epoch) for epoch in range(1, epochs + 1)} <= set(numbers)
     # A line of one point cannot be seen, nor whether it is dashed.
     assert training.get_marker() == ("o" if epochs == 1 else "None")
     fill_styles = (training.get_fillstyle(), validation.get_fillstyle())
@@ -648,6 +652,7 @@ def test_each_residual_block_has_its_box_and_an_arc_over_it():
         "192",
         "1",
     ]
+    assert kinds[0] == "Rescaling\nLocal mean\nLayerNorm"
     assert kinds[2] == "MaxPooling"
     assert set(kinds[3:9]) == {"Conv ×2\nBatchNorm ×2\nReLU ×2\nAdd"}
     arcs = [patch for patch in axis.patches if isinstance(patch, Arc)]

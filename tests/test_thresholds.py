@@ -50,7 +50,7 @@ def test_a_sensitivity_is_reached_by_the_largest_threshold_that_can():
     labels = np.array([1] * 20 + [0] * 4)
     probabilities = np.concatenate([np.linspace(0.05, 1, 20), [0.02, 0.12, 0.33, 0.99]])
     # 19 of 20 positive images are found.
-    assert threshold_at_sensitivity(labels, probabilities) == pytest.approx(0.1)
+    assert threshold_at_sensitivity(labels, probabilities, 0.95) == pytest.approx(0.1)
     assert threshold_at_sensitivity(labels, probabilities, 0.9) == pytest.approx(0.15)
 
 
@@ -85,7 +85,7 @@ def test_a_threshold_is_nan_where_the_classes_that_it_needs_are_missing(labels):
     probabilities = np.linspace(0.2, 0.9, len(labels))
     assert np.isnan(youden_threshold(labels, probabilities))
     assert np.isnan(min_cost_threshold(labels, probabilities))
-    chosen = threshold_at_sensitivity(labels, probabilities)
+    chosen = threshold_at_sensitivity(labels, probabilities, 0.95)
     assert np.isnan(chosen) == (1 not in labels)
 
 
