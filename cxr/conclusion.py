@@ -2,15 +2,21 @@
 
 from typing import Any
 
+import pandas as pd
+
 from cxr.calibration import describe_calibration_error
 from cxr.evaluation import (
+    describe_findings,
     describe_test_scores,
     format_estimate,
     predictive_values,
 )
+from cxr.grad_cam import judge_grad_cam
 from cxr.labels import display_name, image_label
 from cxr.model_card import list_measured_aucs
 from cxr.model_comparison import describe_choice
+from cxr.robustness import describe_border_use
+from cxr.thresholds import describe_adaptation
 
 
 def find_prevalence(report: dict[str, Any], split: str) -> float:
@@ -53,7 +59,7 @@ def conclude_models(report: dict[str, Any]) -> str:
     best = max(aucs, key=lambda name: aucs[name])
     cnn = models["residual_cnn"]
     return (
-        "**Bias-conflicting images**, on which shortcuts mislead: the residual CNN "
+        "**Bias-conflicting images**, on which shortcuts help least: the residual CNN "
         f"has an AUC of {format_estimate(cnn['auc_bias_conflicting'])} on them and of "
         f"{format_estimate(cnn['auc_bias_aligned'])} on the others. The highest AUC "
         f"on them is that of the {display_name(best)}. "
@@ -132,6 +138,32 @@ def conclude_robustness(report: dict[str, Any]) -> str:
     )
 
 
+def conclude_adaptation(report: dict[str, Any]) -> str:
+    """Return how many labeled images a new place needs for a better threshold."""
+    table = pd.DataFrame.from_dict(report["adaptation"], orient="index")
+    table.index = table.index.astype(int)  # JSON has turned the numbers into texts
+    return f"**A new place.** {describe_adaptation(table)}"
+
+
+def conclude_inspection(report: dict[str, Any]) -> list[str]:
+    """Return what section 8 found; nothing if it was not run for this network."""
+    if "inspection" not in report:
+        return []
+    inspection = report["inspection"]
+    checks = {
+        name: (check["value"], check["low"], check["high"])
+        for name, check in inspection["grad_cam"].items()
+    }
+    border_use = describe_border_use(
+        inspection["border_use"], inspection["auc_lost_without_border"]
+    )
+    return [
+        f"**Findings.** {describe_findings(inspection['bacterial_minus_viral_auc'])}",
+        f"**Grad-CAM.** {' '.join(judge_grad_cam(checks))}",
+        f"**Border.** {border_use}",
+    ]
+
+
 def summarize_findings(report: dict[str, Any]) -> str:
     """Return what a run found and what to remember.
 
@@ -154,13 +186,15 @@ def summarize_findings(report: dict[str, Any]) -> str:
         conclude_calibration(report),
         conclude_alarms(report),
         conclude_robustness(report),
+        conclude_adaptation(report),
+        *conclude_inspection(report),
     ]
     remember = [
         "Split by patient; choose the epoch, the calibration and the threshold on "
         "validation.",
         "Open the test set once, and show an interval with every score.",
         "A high validation score says little about images from elsewhere. Perturbed "
-        "images, and images on which shortcuts mislead, say more.",
+        "images, and images on which shortcuts do not help, say more.",
         "A threshold, a PPV and a calibration belong to a place: measure again before "
         "using them elsewhere.",
     ]

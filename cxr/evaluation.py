@@ -385,21 +385,33 @@ def format_metrics(**columns: dict[str, Estimate]) -> pd.DataFrame:
     )
 
 
-def compare_estimates(first: Estimate, second: Estimate) -> str:
-    """Return in words how `second` differs from `first`, an estimate on other images.
+def independent_difference(first: Estimate, second: Estimate) -> Estimate:
+    """Return `second` minus `first`, two estimates from different patients.
 
-    If two independent 95% intervals do not overlap, the difference is significant. If
-    they overlap, nothing is claimed.
+    References
+    ----------
+    Zou and Donner, "Construction of confidence limits about effect measures",
+    Statistics in Medicine, 2008.
     """
+    value = second["value"] - first["value"]
+    below = np.hypot(second["value"] - second["low"], first["high"] - first["value"])
+    above = np.hypot(second["high"] - second["value"], first["value"] - first["low"])
+    return {"value": value, "low": value - below, "high": value + above}
+
+
+def compare_estimates(first: Estimate, second: Estimate) -> str:
+    """Return in words how `second` differs from `first`, from other patients."""
     if "" in (format_estimate(first, ""), format_estimate(second, "")):
         return "not comparable"
-    if second["high"] < first["low"]:
-        return "significantly lower"
-    if second["low"] > first["high"]:
-        return "significantly higher"
-    difference = round(second["value"] - first["value"], 3)
-    direction = "lower" if difference < 0 else "higher" if difference > 0 else "equal"
-    return f"{direction}; the intervals overlap: no significant difference"
+    difference = independent_difference(first, second)
+    value, low, high = difference["value"], difference["low"], difference["high"]
+    verdict = "no significant difference"
+    if high < 0:
+        verdict = "significantly lower"
+    if low > 0:
+        verdict = "significantly higher"
+    shown = round(value, 3) + 0.0  # never -0.000
+    return f"{verdict}, {shown:+.3f} (95% CI {low:+.3f} to {high:+.3f})"
 
 
 def describe_test_scores(
@@ -444,6 +456,8 @@ def describe_mean_probability(difference: tuple[float, float, float]) -> str:
 def describe_adapted(before: pd.Series, after: pd.Series, prevalence: float) -> str:
     """Return in words what an adaptation to another prevalence improves.
 
+    Changes that the table does not show, below 0.0005, do not count.
+
     Parameters
     ----------
     before, after : Series
@@ -457,8 +471,8 @@ def describe_adapted(before: pd.Series, after: pd.Series, prevalence: float) -> 
     for name, target in (("mean probability", prevalence), ("calibration error", 0.0)):
         gain = abs(before[name] - target) - abs(after[name] - target)
         verdicts.append((name, gain))
-    better = [name for name, gain in verdicts if gain > 0]
-    worse = [name for name, gain in verdicts if gain < 0]
+    better = [name for name, gain in verdicts if gain >= 0.0005]
+    worse = [name for name, gain in verdicts if gain <= -0.0005]
     return (
         f"The adaptation improves {', '.join(better) or 'nothing'}; "
         f"it worsens {', '.join(worse) or 'nothing'}."

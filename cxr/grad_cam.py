@@ -245,6 +245,35 @@ def select_examples(
     return np.array(rows, int), captions, counts
 
 
+def judge_grad_cam(checks: dict[str, tuple[float, float, float]]) -> list[str]:
+    """Return three verdicts on what `sanity_check_grad_cam` found.
+
+    Do the maps depend on the weights, do they mark places that matter, and where do
+    they lie?
+    """
+    # Half of the variance of the ranks is a correlation of 0.71.
+    depend = "The maps depend on what the network has learned."
+    if checks["random_weights"][2] ** 2 > 0.5:
+        depend = "The maps may show the image rather than what the network has learned."
+    lowest_at_maximum = checks["drop_at_maximum"][1]
+    highest_at_random = checks["drop_at_random"][2]
+    if lowest_at_maximum > highest_at_random:
+        matter = "The maps pass the occlusion check: they mark places that matter."
+    else:
+        matter = (
+            "The maps do not pass the occlusion check: their maximum does not matter "
+            "significantly more than a random place."
+        )
+    area = border_mask(100).mean()
+    _, low, high = checks["border_share"]
+    place = "The maps lie on the border no more and no less than by chance."
+    if high < area:
+        place = "The maps avoid the border."
+    if low > area:
+        place = "The maps prefer the border: a sign of a shortcut."
+    return [depend, matter, place]
+
+
 def describe_grad_cam_checks(
     checks: dict[str, tuple[float, float, float]], image_label: str
 ) -> str:
@@ -256,33 +285,16 @@ def describe_grad_cam_checks(
         name: f"{mean:.2f} (95% CI {low:.2f} to {high:.2f})"
         for name, (mean, low, high) in checks.items()
     }
-    # Half of the variance of the ranks is a correlation of 0.71.
-    depend = "depend on what the network has learned"
-    if checks["random_weights"][2] ** 2 > 0.5:
-        depend = "may show the image rather than what the network has learned"
-    lowest_at_maximum = checks["drop_at_maximum"][1]
-    highest_at_random = checks["drop_at_random"][2]
-    if lowest_at_maximum > highest_at_random:
-        verdict = "The maps pass this check: they mark places that matter"
-    else:
-        verdict = (
-            "The maps do not pass this check: their maximum does not matter "
-            "significantly more than a random place"
-        )
+    depend, matter, place = judge_grad_cam(checks)
     area = border_mask(100).mean()
     share, low, high = checks["border_share"]
-    place = "not significantly more or less than by chance"
-    if high < area:
-        place = "significantly less: the maps lie mostly on the chest"
-    if low > area:
-        place = "significantly more, where no lung is: a sign of a shortcut"
     return (
         f"On {image_label}: rank correlation with the maps of a network with random "
-        f"weights {texts['random_weights']}; 1 would be the same map. The maps "
-        f"{depend}.\n"
+        f"weights {texts['random_weights']}; 1 would be the same map. "
+        f"{depend}\n"
         "Occlusion lowers the logit of the predicted class by "
         f"{texts['drop_at_maximum']} where the map is brightest, and by "
-        f"{texts['drop_at_random']} at a random place. {verdict}.\n"
+        f"{texts['drop_at_random']} at a random place. {matter}\n"
         f"The border is {area:.0%} of the image, and holds {share:.0%} of the maps "
-        f"(95% CI {low:.0%} to {high:.0%}), {place}."
+        f"(95% CI {low:.0%} to {high:.0%}). {place}"
     )

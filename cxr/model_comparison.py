@@ -17,16 +17,17 @@ from cxr.settings import Settings
 
 
 class ModelChoice(TypedDict):
-    """The best simpler model, and the AUC of the residual CNN minus its AUC."""
+    """The best simpler model, all AUCs, and that of the residual CNN minus its AUC."""
 
     simpler_model: str
+    aucs: dict[str, float]
     difference: Estimate
 
 
 def bias_conflicting_mask(
     labels: np.ndarray, scores: np.ndarray, fraction: float = 0.25
 ) -> np.ndarray:
-    """Return the images on which shortcuts mislead.
+    """Return the images on which shortcuts help least, or mislead.
 
     Such bias-conflicting images look most like the other class to a classifier that
     does not see the lungs. All others are bias-aligned.
@@ -213,9 +214,9 @@ def compare_on_conflicting(
     aucs = {
         name: auc_and_average_precision(labels, values, once)[0]
         for name, values in predictions.items()
-        if name != "residual_cnn"
     }
-    name = max(aucs, key=lambda name: aucs[name])
+    simpler_models = aucs.keys() - {"residual_cnn"}
+    name = max(sorted(simpler_models), key=lambda name: aucs[name])
     difference = paired_auc_difference(
         labels,
         predictions["residual_cnn"],
@@ -224,13 +225,15 @@ def compare_on_conflicting(
         settings.BOOTSTRAP_SAMPLES,
         settings.SEED,
     )
-    return {"simpler_model": name, "difference": difference}
+    return {"simpler_model": name, "aucs": aucs, "difference": difference}
 
 
-def describe_choice(simpler_model: str, difference: Estimate) -> str:
-    """Return in words whether the residual CNN is worth its complexity.
+def describe_choice(
+    simpler_model: str, aucs: dict[str, float], difference: Estimate
+) -> str:
+    """Return in words whether the residual CNN, as it was trained, is worth keeping.
 
-    `simpler_model`, `difference`: see `ModelChoice`.
+    `simpler_model`, `aucs`, `difference`: see `ModelChoice`.
     """
     label = display_name(simpler_model)
     value, low, high = difference["value"], difference["low"], difference["high"]
@@ -238,13 +241,14 @@ def describe_choice(simpler_model: str, difference: Estimate) -> str:
         return f"The residual CNN and the {label} cannot be compared on these images."
     verdict = f"not distinguishable here, so the {label}, the simpler model, would do"
     if low > 0:
-        verdict = "significantly better, so its complexity is justified"
+        verdict = "significantly better, so the residual CNN is kept"
     if high < 0:
         verdict = f"significantly worse, so the {label} is to be preferred"
     return (
         "On bias-conflicting images, unmodified and perturbed, the AUC of the residual "
-        f"CNN minus that of the best simpler model, the {label}, is "
-        f"{value:+.3f} (95% CI {low:+.3f} to {high:+.3f}): {verdict}."
+        f"CNN is {aucs['residual_cnn']:.3f}, and that of the best simpler model, the "
+        f"{label}, {aucs[simpler_model]:.3f}. The difference is {value:+.3f} (95% CI "
+        f"{low:+.3f} to {high:+.3f}): {verdict}."
     )
 
 

@@ -595,8 +595,8 @@ def group_layers(
 ) -> tuple[list[tuple[tuple[int, ...], dict[str, int]]], dict[str, int]]:
     """Return the stages of a model, and the stage of each layer.
 
-    A stage is a residual block, or successive layers with one output shape: (shape,
-    {kind of layer: how many}).
+    A stage is a residual block, or successive layers with one output shape, of which a
+    max pooling is the last: (shape, {kind of layer: how many}).
     """
     stages: list[tuple[tuple[int, ...], dict[str, int]]] = []
     stage_of: dict[str, int] = {}
@@ -616,7 +616,7 @@ def group_layers(
         kinds = stages[-1][1]
         kinds[kind] = kinds.get(kind, 0) + 1
         stage_of[layer.name] = len(stages) - 1
-        starts_block = layer.name in sources.values()
+        starts_block = layer.name in sources.values() or kind == "MaxPooling"
     return stages, stage_of
 
 

@@ -352,4 +352,11 @@ def describe_robustness(table: pd.DataFrame) -> str:
             sentences.append(
                 f"Largest drop in {name}: {drop.max():.3f}, {worst.replace('_', ' ')}."
             )
+    rates = drops[["sensitivity", "specificity"]].astype(float)
+    misfits = drops.index[rates.max(axis=1) > 0.1]
+    names = ", ".join(str(name).replace("_", " ") for name in misfits)
+    sentences.append(
+        f"Sensitivity or specificity drops by more than 0.1 in {len(misfits)} of "
+        f"{len(drops)} perturbations{': ' + names if names else ''}."
+    )
     return "\n".join(sentences)

@@ -85,7 +85,7 @@ def compare_thresholds(
     labels: np.ndarray,
     probabilities: np.ndarray,
     thresholds: dict[str, float],
-    prevalences: Sequence[float] = (0.05, 0.2, 0.5),
+    prevalences: Sequence[float] = (0.05,),
 ) -> pd.DataFrame:
     """Return a table of thresholds, and of their predictive values elsewhere.
 

@@ -309,9 +309,8 @@ listed.groupby(["folder", "finding"], sort=False).size().unstack(fill_value=0)
 # `center_crop` discards the edges.
 #
 # Below is the function that reads one file. The figure shows an image before and after.
-# The JPEG decoder can skip detail that resizing would discard anyway (it reduces an
-# image by 2, 4 or 8), which saves time. A file that is empty, truncated or not an image
-# raises an error.
+# The JPEG decoder skips detail that resizing would discard anyway. A file that is
+# empty, truncated or not an image raises an error.
 
 # %%
 import cxr.images  # fold
@@ -471,14 +470,14 @@ print(
 # applied to images from elsewhere. **Guess first:** how well can a classifier do
 # without any shape or position inside the lungs?
 #
-# Below is a linear classifier for each of these features, on the train and val folders
-# only. Each patient is scored by a model trained on other patients (**cross-fitting**),
-# because on its own training patients any model looks too good. The border is the outer
-# eighth on each side. The gray levels are a histogram of the whole image: it includes
-# the brightness of the lungs, but not where a pixel lies. The **AUC** is the
-# probability that a random child with pneumonia gets a higher score than a random
-# healthy child; 0.5 is chance level. The brackets hold its 95% confidence interval
-# (CI), which section 7 explains.
+# Below is a linear classifier (a weighted sum) of each of these features, on the train
+# and val folders only. Each patient is scored by a model trained on other patients
+# (**cross-fitting**), because on its own training patients any model looks too good.
+# The border is 12% of the width on each side. The gray levels are a histogram of the
+# whole image: it includes the brightness of the lungs, but not where a pixel lies. The
+# **AUC** is the probability that a random child with pneumonia gets a higher score than
+# a random healthy child; 0.5 is chance level. The brackets hold its 95% confidence
+# interval (CI), which section 7 explains.
 
 # %%
 pool = loaded[loaded.folder != "test"]
@@ -502,29 +501,30 @@ if pool[["width", "height"]].drop_duplicates().shape[0] > 1:
 else:
     print("All files have one size, so the aspect ratio reveals nothing here.")
 means, captions = mean_images_by_class(x_train_folder, y_train_folder)
-title = f"Mean of the {len(x_train_folder):,} {images_are} in train, by class"
+title = f"Where the classes differ: mean of {len(x_train_folder):,} {images_are}"
 show(plot_images(means, captions, 4), "mean_images", title)
 print(describe_shortcuts(shortcuts, images_are))
 format_metrics(AUC=shortcuts).rename_axis(f"{len(pool):,} {images_are}")
 
 # %% [markdown]
 # **How to read it:** in the third row of mean images, white is brighter in pneumonia
-# and black is brighter in normal images. What differs outside the lungs is not the
-# disease itself, though a very ill child may be X-rayed in another position. An AUC
-# whose interval lies above 0.5 means that a network *can* use this feature. Whether
-# ours *does* cannot be seen on a validation set with the same confounders. Section 7
-# evaluates the models on images where these features are misleading.
+# and black is brighter in normal images; the fourth column shows where side markers
+# lie. The lungs should differ. What differs outside them is not the disease itself,
+# though a very ill child may be X-rayed in another position. An AUC whose interval lies
+# above 0.5 means that a network *can* use this feature. Whether ours *does* cannot be
+# seen on a validation set with the same confounders. Section 7 evaluates the models on
+# images where these features help least.
 
 # %% [markdown]
 # ## 4. Split by patient
 #
 # *How many validation images are needed, and which images may be used?*
 #
-# During training, a **validation set** determines when the learning rate is reduced and
-# which epoch is kept; later, the threshold is chosen on it. The `val` folder of
-# Kaggle's release has only 16 images. Here it joins the `train` folder, and a fraction
-# of the **patients** is set aside: all images of a patient go to one side, identical
-# images too, and normal, bacterial and viral images keep their proportions (a
+# A **validation set** decides when the training ends and which state of the network is
+# kept (section 6); later, the decision threshold is chosen on it (section 7). The `val`
+# folder of Kaggle's release has only 16 images. Here it joins the `train` folder, and a
+# fraction of the **patients** is set aside: all images of a patient go to one side,
+# identical images too, and normal, bacterial and viral images keep their proportions (a
 # *stratified group split*). From here on, *train* and *val* mean the two sides of this
 # split.
 
@@ -587,8 +587,6 @@ import cxr.robustness  # fold
 # **Guess first:** which accuracies might 16 images show?
 
 # %%
-from cxr.linear_baseline import LinearBaseline  # show
-
 val_batches = make_batches("val", files, arrays, batch_size=32)
 linear_model = LinearBaseline(size=24).fit(make_batches("train", files, arrays, 256))
 correct = (linear_model.predict(val_batches) >= 0.5) == y_val
@@ -617,10 +615,12 @@ show(figure, "small_validation_sets", title)
 # by its weights and summed. The sums form a new image, a **map**.
 #
 # The kernel below, written by hand, responds where the image gets brighter from top to
-# bottom. **Guess first:** which outlines remain?
+# bottom. (Without padding, the map is two pixels smaller than the image.) **Guess
+# first:** which outlines remain?
 
 # %%
 import cxr.models  # fold
+import cxr.augmentation  # fold
 
 # %%
 settings = section(5)
@@ -708,8 +708,9 @@ baseline_untrained.summary()
 # ### Augmentation
 #
 # A rotated, darker or noisier radiograph has the same diagnosis. **Augmentation** shows
-# a different variant of each image in every epoch, **only in training**. So the network
-# cannot memorize images, and relies less on what differs between machines.
+# a different variant of each image in every epoch, **only in training**. So it is
+# harder for the network to memorize images, and it relies less on what differs between
+# machines.
 #
 # - *Affine*: rotation, zoom, stretching and translation in one interpolation, because
 #   several would blur the image several times.
@@ -723,8 +724,7 @@ baseline_untrained.summary()
 # flip: it would put the heart on the wrong side. (`FLIP = True` tries it.)
 
 # %%
-from cxr.augmentation import random_affine, random_intensity, random_blur_noise  # show
-from cxr.augmentation import augment_image, make_augmentation  # show
+from cxr.augmentation import augment_image  # show
 
 # %%
 augmentation = make_augmentation(
@@ -745,12 +745,12 @@ show(plot_images([unmodified, *variants], captions), "augmentation", title)
 # Deeper networks can represent more, but plain deep networks are hard to train. A
 # **residual block** [3] adds its input to its output through a **skip connection** (the
 # paper says shortcut connection; here, *shortcut* always means a confounder). The block
-# only has to learn a *correction*, and gradients flow back directly. Where the block
-# changes the size or the number of channels, a pooling and a 1 × 1 convolution (a
-# *projection*) fit the skip connection to it.
+# only has to learn a *correction*, and what is learned at the end reaches the first
+# layers directly. Where the block changes the size or the number of channels, a pooling
+# and a 1 × 1 convolution (a *projection*) fit the skip connection to it.
 #
 # The network first subtracts the **local mean** intensity, which suppresses differences
-# in brightness and slow gradients, and scales the rest of each image to standard
+# in brightness and gradual changes of it, and scales the rest of each image to standard
 # deviation 1 (*layer normalization*). The price: the absolute brightness of a large
 # region is lost. **Guess first:** an image and the same image with a brightness
 # gradient: how similar do they become?
@@ -797,11 +797,12 @@ cnn_untrained.summary(layer_range=["radiograph", "stage1_block1_relu2"])
 #
 # The **receptive field** [5] of a unit is the square of input pixels that can influence
 # it (apart from the local mean and the scaling, which use a larger part of the image).
-# It grows with each convolution, and faster after each pooling or *stride* (a
-# convolution of stride 2 is evaluated at every second position only). If it is smaller
-# than a lung, a unit judges texture in a patch; if it covers the image, one unit can
-# compare both lungs. (The dense layers of the baseline combine all positions, but with
-# a weight of its own for each.) **Guess first:** which of the two networks can?
+# It can be larger than the image, which it then covers. It grows with each convolution,
+# and faster after each pooling or *stride* (a convolution of stride 2 is evaluated at
+# every second position only). If it is smaller than a lung, a unit judges texture in a
+# patch; if it covers the image, one unit can compare both lungs. (The dense layers of
+# the baseline combine all positions, but with a weight of its own for each.) **Guess
+# first:** which of the two networks can?
 
 # %%
 networks = {baseline_untrained: "pool4", cnn_untrained: "features"}
@@ -835,7 +836,9 @@ for network, last_layer in networks.items():
 # decay*). A **learning rate** that is too large overshoots the minimum; one that is too
 # small makes no progress.
 #
-# After each epoch, callbacks monitor the loss on the validation images:
+# After each epoch, *callbacks*, which Keras calls at fixed points of a training,
+# monitor the loss on the validation images. (Not the accuracy or the AUC: the loss also
+# notices how wrong a confident prediction is.)
 #
 # - **ReduceLROnPlateau** reduces the learning rate when the loss has not improved for
 #   `PATIENCE` epochs;
@@ -845,11 +848,13 @@ for network, last_layer in networks.items():
 #   improvement.
 #
 # Each validation image is used four times: unmodified, and with three of eighteen
-# **perturbations** of exposure, sharpness, framing or markers (section 7 lists them).
-# On unmodified images nearly every epoch is almost perfect, so picking the best one
-# would be luck. The validation loss, accuracy and AUC printed below are those of all
-# four copies; section 7 scores the unmodified images. If a callback watched the *test*
-# set instead, the test score would be too good, because test had chosen the epoch.
+# **perturbations** of exposure, sharpness, framing or markers (the figure on robustness
+# in section 7 names them). Unmodified images are easy: many epochs may be almost
+# perfect on them, and picking the best one would be luck. The validation loss, accuracy
+# and AUC printed below are those of all four copies, so they cannot be compared with
+# the scores of section 7, which are those of the unmodified images. If a callback
+# watched the *test* set instead, the test score would be too good, because test had
+# chosen the epoch.
 
 # %%
 import cxr.training  # fold
@@ -876,9 +881,9 @@ val_monitor = add_perturbed_copies(
     make_batches("val", files, arrays, settings.BATCH_SIZE, devices=device_count)
 )
 print(
-    f"{(files.split == 'train').sum():,} training images, "
-    f"{len(y_val):,} validation images. Without a lower validation loss, the learning "
-    f"rate falls after {settings.PATIENCE} epochs, and training ends after "
+    f"{(files.split == 'train').sum():,} training images, {len(y_val):,} validation "
+    f"images, at most {settings.EPOCHS} epochs. Without a lower validation loss, the "
+    f"learning rate falls after {settings.PATIENCE} epochs, and training ends after "
     f"{3 * settings.PATIENCE}."
 )
 
@@ -993,8 +998,8 @@ print(describe_learning_curves(history))
 # epochs, are the usual remedies. If both stay high, it cannot learn the task
 # (*underfitting*). The gap itself says less, because dropout and augmentation act in
 # training only, and the validation images are perturbed here. A validation loss that
-# jumps from epoch to epoch says that single epochs are unreliable; it calms down when
-# the learning rate falls.
+# jumps from epoch to epoch says that single epochs are unreliable; it usually calms
+# down once the learning rate has fallen.
 
 # %% [markdown]
 # ## 7. Evaluation
@@ -1010,7 +1015,7 @@ print(describe_learning_curves(history))
 # | **specificity** | TN / (TN + FP) | fraction of the healthy children who pass |
 # | **precision** (PPV) | TP / (TP + FP) | fraction of the alarms that are right |
 # | **F1** | 2 · TP / (2 · TP + FN + FP) | harmonic mean of sensitivity and precision |
-# | **AUC** | area under the ROC curve | how well the scores separate the classes |
+# | **AUC** | area under the ROC curve | how well the scores separate the classes (section 3) |
 # | **average precision** | area under the PR curve | precision at all sensitivities, averaged |
 #
 # The **ROC curve** plots sensitivity against 1 − specificity for all thresholds, the
@@ -1039,10 +1044,10 @@ from cxr.evaluation import cluster_bootstrap_weights  # show
 # biased to one class. **Platt scaling** [7] divides every logit by a *temperature* and
 # adds a *shift*, both fitted on validation; the ranking of the images, and so the AUC,
 # does not change. The **expected calibration error** (ECE) is the mean distance between
-# predicted probability and observed frequency. The ECE after scaling is cross-fitted:
-# each patient's probability is scaled with parameters fitted to *other* patients. If
-# scaling does not improve their loss (section 6), it is not applied. **Guess first:**
-# will it help?
+# predicted probability and observed frequency, in ten bins of the probability. The ECE
+# after scaling is cross-fitted: each patient's probability is scaled with parameters
+# fitted to *other* patients. If these probabilities do not have a lower loss (section
+# 6) than the unscaled ones, scaling is not applied. **Guess first:** will it help?
 
 # %%
 from cxr.calibration import fit_platt_scaling  # show
@@ -1090,7 +1095,8 @@ print(describe_calibration_error("validation", ece_after, ece_by_chance))
 # the fraction `TARGET_SENSITIVITY` of the children with pneumonia in all validation
 # images, unmodified and perturbed. Few unmodified images score near the threshold, so a
 # handful of them would determine it, and images from elsewhere will not look like them.
-# **Guess first:** above or below 0.5?
+# (The better a network separates the classes, the higher this threshold is: a lower one
+# would only add false alarms.) **Guess first:** above or below 0.5?
 
 # %%
 from cxr.thresholds import threshold_at_sensitivity  # show
@@ -1114,7 +1120,9 @@ print(describe_threshold(y_pooled, y_prob_pooled, threshold))
 # ### Scores on validation
 #
 # Now the scores of the unmodified validation images follow, with their confidence
-# intervals. They are saved with the run, so that section 9 can compare runs.
+# intervals. Their sensitivity need not be exactly the one aimed at, since the threshold
+# was chosen on the perturbed images too. They are saved with the run, so that section 9
+# can compare runs.
 
 # %%
 validation = metrics_with_ci(
@@ -1178,9 +1186,8 @@ compare_thresholds(y_val, y_prob_val, thresholds).rename_axis(
 #
 # Another hospital and another machine give images that are darker, softer, noisier,
 # framed otherwise, with other markers. The test set is still closed, but validation
-# images can be perturbed. (*Gamma* is a nonlinear brightness curve; *locally equalized*
-# means that each region is stretched to full contrast.) **Guess first:** which
-# perturbation costs most AUC?
+# images can be perturbed. (*Locally equalized*: each region is stretched to full
+# contrast.) **Guess first:** which perturbation costs most AUC?
 
 # %%
 robustness = evaluate_perturbations(y_val, perturbed, threshold)
@@ -1200,14 +1207,15 @@ print(f"Pooled AUC, of all perturbations together: {robustness_pooled['auc']:.3f
 # perturbations on one scale: it is lower if a perturbation shifts all predictions up or
 # down, which is also what a single threshold suffers from.
 #
-# ### Images on which shortcuts mislead
+# ### Images on which shortcuts help least
 #
 # The shortcut classifier of section 3 sees no shape or position inside the lungs. The
-# quarter of each class that it gets most wrong is **bias-conflicting** [12]: there, a
-# model that relies on shortcuts is wrong. A model that relies on the lungs should be
-# unaffected. The other images are **bias-aligned**. Four models are compared, each with
-# a threshold chosen by the same rule on the same images. (The baseline CNN also had
-# fewer epochs and no augmentation.) **Guess first:** whose AUC drops most?
+# quarter of each class for which it finds the least evidence is **bias-conflicting**
+# [12]: there, a model that relies on shortcuts is often wrong. A model that relies on
+# the lungs should be unaffected. The other images are **bias-aligned**. Four models are
+# compared, each with a threshold chosen by the same rule on the same images. (The
+# baseline CNN also had fewer epochs, no augmentation and another optimizer, so the
+# comparison is one of complete recipes.) **Guess first:** whose AUC drops most?
 
 # %%
 predictors = {
@@ -1266,7 +1274,8 @@ table.rename_axis(f"validation, {conflicting.sum()} of {len(y_val)} bias-conflic
 # The last sentence is the decision, on the bias-conflicting images with all their
 # perturbations: few unmodified ones could not tell the models apart, and images from
 # elsewhere will differ in both respects. A simpler model is kept only if the residual
-# CNN is not significantly better than the best of them.
+# CNN is not significantly better than the best of them. (Sensitivity and specificity
+# also depend on where each threshold lies; the AUC does not.)
 
 # %%
 if "baseline_cnn" in predictors:
@@ -1297,8 +1306,9 @@ if "baseline_cnn" in predictors:
 # test for the run `reference`. When you try other settings, stop before this cell, as
 # section 9 says.) **Guess first:** higher or lower than validation? In a **confusion
 # matrix**, each row is a true class. The **curves** show all other thresholds; the dots
-# mark ours. Validation and test hold different patients: where their intervals do not
-# overlap, the difference is significant; where they overlap, they do not decide.
+# mark ours. Validation and test hold different patients, as far as file names tell
+# (section 4), so the interval of their difference follows from the two intervals [13].
+# The difference is significant if it excludes 0.
 
 # %%
 test_files = files[files.split == "test"]
@@ -1344,14 +1354,15 @@ print(describe_releases(test_model_metrics, kaggle_only))
 columns = {"auc": "#888888", "auc_bias_conflicting": "#0072B2", "test_auc": "#D55E00"}
 title = f"AUC on validation, on its bias-conflicting images, and on test ({images_are})"
 show(plot_model_comparison(model_metrics, columns), "model_comparison", title)
-format_metrics(**test_model_metrics).T.rename_axis(f"test, {images_are}")
+on_test = ["test_auc", "test_accuracy", "test_sensitivity", "test_specificity"]
+format_metrics(**test_model_metrics).T[on_test].rename_axis(f"test, {images_are}")
 
 # %% [markdown]
 # **How to read it:** the choice between the models was made before, on validation: the
 # one that holds up on its bias-conflicting and perturbed images. Test only shows
-# whether that choice also holds for other patients. (`test_specificity_kaggle_only`
-# counts normal images that only Kaggle's release has: published scores on the other
-# release, such as MedMNIST's, were not measured on them.)
+# whether that choice also holds for other patients. (Published scores on the other
+# release, such as MedMNIST's, were not measured on the images that only Kaggle's
+# release has.)
 #
 # ### When test differs from validation (optional)
 #
@@ -1414,9 +1425,9 @@ print(describe_adaptation(adaptation))
 # %% [markdown]
 # **How to read it:** where the curve rises above the dotted line, labels of the new
 # place pay off. A wide band means that so few images may also choose a worse threshold.
-# The price of a threshold that travels badly is small compared with that of a network
-# that does: labels can mend the first, not the second. A part of a gain may also come
-# from the other rule.
+# A threshold that travels badly is easily replaced. Where the ranking itself gets
+# worse, no threshold helps: the network has to be trained with images from there. A
+# part of a gain may also come from the other rule.
 #
 # The results are now written to `OUTPUT_DIR`: model, history, predictions and metrics,
 # all of this run.
@@ -1461,6 +1472,7 @@ report = {
     "shortcuts": shortcuts,
     "models": model_metrics,
     "model_choice": model_choice,
+    "adaptation": adaptation.to_dict("index"),
     "threshold": {"value": threshold, "rule": threshold_rule},
     "thresholds": thresholds,
     "validation": validation | {"confusion_matrix": confusion_matrices[0]},
@@ -1498,8 +1510,8 @@ if len(wrong):
         f"(caption: true class; {images_are})"
     )
     show(figure, "errors", title)
-difference = compare_findings(y_test, y_prob_test, test_files, **bootstrap)
-print(describe_findings(difference))
+finding_difference = compare_findings(y_test, y_prob_test, test_files, **bootstrap)
+print(describe_findings(finding_difference))
 metrics_by_finding(y_test, y_prob_test, test_files, threshold, **bootstrap).rename_axis(
     f"test, {images_are}"
 )
@@ -1515,9 +1527,10 @@ metrics_by_finding(y_test, y_prob_test, test_files, threshold, **bootstrap).rena
 #
 # ### Grad-CAM: where does the network look?
 #
-# **Grad-CAM** [4] weights each map of the last convolutional layer by the gradient of
-# the logit with respect to it, and sums them up. Bright regions support the prediction.
-# But a plausible map can mean nothing, so there are two sanity checks. A network with
+# **Grad-CAM** [4] uses the maps of the last convolutional layer. The gradient of the
+# logit (section 6) says for each map whether more of it would raise or lower the logit;
+# with these weights the maps are summed. Bright regions support the prediction. But a
+# plausible map can mean nothing, so there are two sanity checks. A network with
 # **random weights** must give a different map; otherwise the map shows the image and
 # not what was learned [9]. And covering the **brightest square** must lower the logit
 # of the predicted class more than covering a random one. **Guess first:** by how much?
@@ -1539,15 +1552,16 @@ print(describe_grad_cam_checks(checks, f"{len(some)} {images_are}"))
 
 # %% [markdown]
 # **How to read it:** bright regions support the prediction that was made: PNEUMONIA for
-# a true positive, NORMAL for a true negative. Bright on the lungs is what one hopes
-# for; on a marker, a border, a tube or the abdomen it may be a shortcut. If the
-# occlusion interval of the brightest square is not entirely above that of a random
-# square, or the rank correlation with random weights is near 1 (both maps put the
-# pixels in the same order), do not trust the maps. The printed line says how much of
-# the maps lies on the border, where no lung is. Even maps that pass do not show that
-# the network recognizes pneumonia: they show roughly where the evidence lies, not which
-# property of the region counts. A network that relies on a shortcut inside the chest
-# gets a plausible map too.
+# a true positive, NORMAL for a true negative (the maps of NORMAL predictions may look
+# alike: there is no finding to point at). Bright on the lungs is what one hopes for; on
+# a marker, a border, a tube or the abdomen it may be a shortcut. If the occlusion
+# interval of the brightest square is not entirely above that of a random square, or the
+# rank correlation with random weights is near 1 (both maps put the pixels in the same
+# order), do not trust the maps. The printed line says how much of the maps lies on the
+# border, where little of the lungs is. Even maps that pass do not show that the network
+# recognizes pneumonia: they show roughly where the evidence lies, not which property of
+# the region counts. A network that relies on a shortcut inside the chest gets a
+# plausible map too.
 #
 # ### Does the network use the border or the aspect ratio?
 #
@@ -1569,14 +1583,23 @@ border_use = {
     )
     for name, probabilities in view_probs.items()
 }
-difference = paired_auc_difference(
+auc_lost = paired_auc_difference(
     y_val,
     view_probs["whole image"],
     view_probs["border masked"],
     val_files.patient,
     **bootstrap,
 )
-print(describe_border_use(border_use, difference))
+print(describe_border_use(border_use, auc_lost))
+report["inspection"] = {
+    "bacterial_minus_viral_auc": finding_difference,
+    "grad_cam": {
+        name: dict(zip(("value", "low", "high"), check))
+        for name, check in checks.items()
+    },
+    "border_use": border_use,
+    "auc_lost_without_border": auc_lost,
+}
 format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
     f"validation, {images_are}"
 )
@@ -1593,9 +1616,9 @@ format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
 # makes intensity, sharpness and framing less informative, and perturbed images help to
 # choose the epoch and the threshold. Local mean subtraction significantly improved the
 # AUC on images from acquisition sources that were excluded from training. These methods
-# brought no significant improvement: swapped or covered borders, added markers, mixed
-# images, more weight for bias-conflicting ones (`docs/results.md` of this project). So
-# expect less on images from other sources than validation promises.
+# brought no significant improvement: swapped or covered borders, added markers,
+# averages of two images, more weight for bias-conflicting ones (`docs/results.md` of
+# this project). So expect less on images from other sources than validation promises.
 #
 # ### Your own image (optional)
 #
@@ -1714,6 +1737,8 @@ print(describe_differences(records, differences))
 import cxr.model_card  # fold
 import cxr.conclusion  # fold
 
+from cxr.grad_cam import judge_grad_cam  # again
+
 # %%
 settings = section(10)
 display(Markdown(summarize_findings(report)))
@@ -1762,7 +1787,8 @@ display(Markdown(card))
 # 2. **A rare disease.** At which prevalence are half of our network's alarms false?
 #    *Expect:* a low one.
 # 3. **Test-time augmentation.** Average the predictions for each image and its mirror
-#    image. *Expect:* little gain.
+#    image. *Expect:* little gain, although the mirror image has the heart on the wrong
+#    side.
 
 # %% tags=["hide-input"]
 # @title Solutions
@@ -1799,15 +1825,15 @@ if EXERCISE == 3:
 # %% [markdown]
 # ### Glossary
 #
-# **Bias-aligned, bias-conflicting**: images whose shortcut features point to the right,
-# or to the wrong class. **Bootstrap**: resampling with replacement, to see how much a
-# score varies. **Calibration**: agreement of predicted probabilities and observed
-# frequencies. **Channel**: one of the maps that a layer puts out. **Confounder**: a
-# feature that is correlated with the label without being the disease.
-# **Cross-fitting**: scoring each patient with a model fitted to others. **Logit**: log
-# (p / (1 − p)), the network's output before the sigmoid. **PPV, NPV**: the fraction of
-# positive, or negative, predictions that are right. **Prevalence**: the fraction of
-# children with the disease.
+# **Bias-aligned, bias-conflicting**: images whose shortcut features point to their
+# class, or point to it least or to the other one. **Bootstrap**: resampling with
+# replacement, to see how much a score varies. **Calibration**: agreement of predicted
+# probabilities and observed frequencies. **Channel**: one of the maps that a layer puts
+# out. **Confounder**: a feature that is correlated with the label without being the
+# disease. **Cross-fitting**: scoring each patient with a model fitted to others.
+# **Logit**: log (p / (1 − p)), the network's output before the sigmoid. **PPV, NPV**:
+# the fraction of positive, or negative, predictions that are right. **Prevalence**: the
+# fraction of children with the disease.
 #
 # ### References and license
 #
@@ -1827,5 +1853,7 @@ if EXERCISE == 3:
 # 11. Lee et al.: *Detecting Out-of-Distribution Samples*, arXiv:1807.03888.
 # 12. Nam et al.: *Learning from Failure*, arXiv:2007.02561; Zech et al., PLoS Medicine
 #     15, 2018; DeGrave et al., Nature Machine Intelligence 3, 2021.
+# 13. Zou, Donner: *Construction of confidence limits about effect measures*, Statistics
+#     in Medicine 27, 2008.
 #
 # Code: MIT license. Radiographs: CC BY 4.0.

@@ -1,6 +1,7 @@
 """The conclusion states what the numbers of a report mean, in each case."""
 
 import copy
+import json
 
 import pytest
 
@@ -33,6 +34,7 @@ REPORT = {
     },
     "model_choice": {
         "simpler_model": "linear_border",
+        "aucs": {"linear_border": 0.7, "residual_cnn": 0.95},
         "difference": estimate(0.25, 0.1, 0.4),
     },
     "calibration_error": {
@@ -49,6 +51,24 @@ REPORT = {
         "half_contrast": {"auc": 0.9, "sensitivity": 0.9, "specificity": 0.7},
         "brighter": {"auc": 0.95, "sensitivity": 1.0, "specificity": 0.1},
     },
+    "adaptation": {
+        0: {"value": 0.8, "low": 0.8, "high": 0.8},
+        20: {"value": 0.85, "low": 0.82, "high": 0.88},
+    },
+}
+INSPECTION = {
+    "bacterial_minus_viral_auc": estimate(0.03, 0.01, 0.05),
+    "grad_cam": {
+        "random_weights": estimate(0.1, 0.0, 0.2),
+        "drop_at_maximum": estimate(3.0, 2.5, 3.5),
+        "drop_at_random": estimate(1.0, 0.5, 1.5),
+        "border_share": estimate(0.2, 0.15, 0.25),
+    },
+    "border_use": {
+        "border masked": {"auc": estimate(0.9, 0.85, 0.95)},
+        "border only": {"auc": estimate(0.6, 0.55, 0.65)},
+    },
+    "auc_lost_without_border": estimate(0.05, 0.01, 0.09),
 }
 
 
@@ -76,7 +96,7 @@ def test_all_numbers_are_those_of_the_report():
     for number in ("1,000 training", "200 validation", "100 test", "75%", "60%"):
         assert number in data
     models = find_line(REPORT, "highest AUC on them is that of the residual CNN")
-    assert "+0.250 (95% CI +0.100 to +0.400)" in models and "justified" in models
+    assert "+0.250 (95% CI +0.100 to +0.400)" in models and "is kept" in models
     robustness = find_line(REPORT, "Robust")
     assert "half contrast: 0.900 instead of 0.990" in robustness
     assert "brighter: sensitivity 1.000, specificity 0.100" in robustness
@@ -123,6 +143,23 @@ def test_what_could_not_be_measured_is_said(aucs):
     empty = estimate(float("nan"), float("nan"), float("nan"))
     report = change(("models", "residual_cnn", "auc_bias_conflicting"), empty)
     assert "not measurable" in summarize_findings(report)
+
+
+def test_what_a_new_place_needs_is_part_of_it():
+    line = find_line(REPORT, "**A new place.**")
+    assert "With 20 labeled images: 0.850 on average" in line
+    read_again = json.loads(json.dumps(REPORT))  # JSON turns the numbers into texts
+    assert find_line(read_again, "**A new place.**") == line
+
+
+def test_what_section_8_found_is_part_of_it_once_it_was_run():
+    assert "Grad-CAM" not in summarize_findings(REPORT)
+    report = REPORT | {"inspection": INSPECTION}
+    assert "the bacterial form is detected" in find_line(report, "**Findings.**")
+    maps = find_line(report, "**Grad-CAM.**")
+    assert "depend on what" in maps and "avoid the border" in maps
+    border = find_line(report, "**Border.**")
+    assert "to 0.900, by 0.050" in border and "0.600" in border
 
 
 def test_phantoms_are_named_first():

@@ -235,9 +235,9 @@ def test_the_border_holds_the_part_of_a_map_that_lies_on_it():
 @pytest.mark.parametrize(
     ("estimate", "words"),
     [
-        ((0.2, 0.15, 0.25), "mostly on the chest"),
+        ((0.2, 0.15, 0.25), "The maps avoid the border."),
         ((0.6, 0.5, 0.7), "a sign of a shortcut"),
-        ((0.4, 0.3, 0.5), "not significantly more or less"),
+        ((0.4, 0.3, 0.5), "no more and no less than by chance"),
     ],
 )
 def test_the_place_of_the_maps_is_compared_with_the_area_of_the_border(estimate, words):

@@ -217,6 +217,8 @@ def test_the_residual_cnn_is_compared_with_the_best_simpler_model():
     )
     difference = choice["difference"]
     assert choice["simpler_model"] == "baseline_cnn"
+    aucs = {"linear_border": 0.5, "baseline_cnn": 0.75, "residual_cnn": 1.0}
+    assert choice["aucs"] == pytest.approx(aucs)
     assert difference["value"] == pytest.approx(0.25)
     assert 0.1 < difference["low"] < 0.25 < difference["high"] < 0.4
 
@@ -224,7 +226,7 @@ def test_the_residual_cnn_is_compared_with_the_best_simpler_model():
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (0.01, 0.05, "significantly better, so its complexity is justified"),
+        (0.01, 0.05, "significantly better, so the residual CNN is kept"),
         (-0.05, -0.01, "significantly worse, so the baseline CNN is to be preferred"),
         (-0.02, 0.04, "the simpler model, would do"),
         (np.nan, np.nan, "cannot be compared"),
@@ -232,4 +234,9 @@ def test_the_residual_cnn_is_compared_with_the_best_simpler_model():
 )
 def test_the_choice_of_a_model_follows_from_the_interval(low, high, verdict):
     difference = {"value": (low + high) / 2, "low": low, "high": high}
-    assert verdict in describe_choice("baseline_cnn", difference)
+    aucs = {"linear_border": 0.6, "baseline_cnn": 0.7654, "residual_cnn": 0.8766}
+    text = describe_choice("baseline_cnn", aucs, difference)
+    assert verdict in text
+    if np.isfinite(low):
+        assert "the residual CNN is 0.877" in text
+        assert "the baseline CNN, 0.765" in text

@@ -221,6 +221,20 @@ def test_the_perturbations_that_cost_most_are_named():
     assert lines[0] == "Largest drop in AUC: 0.100, half contrast."
     assert lines[1] == "No perturbation lowers the sensitivity."
     assert lines[2] == "The specificity could not be measured."
+    assert lines[3].endswith("in 0 of 2 perturbations.")
+
+
+def test_the_perturbations_that_the_threshold_does_not_fit_are_named():
+    table = pd.DataFrame(
+        {
+            "auc": 0.9,
+            "sensitivity": [0.9, 0.79, 1.0, 0.85],
+            "specificity": [0.9, 0.95, 0.7, 0.85],
+        },
+        index=["unchanged", "half_contrast", "blurred", "noisy"],
+    )
+    line = describe_robustness(table).split("\n")[3]
+    assert line.endswith("in 2 of 3 perturbations: half contrast, blurred.")
 
 
 @pytest.mark.parametrize(
