@@ -159,7 +159,7 @@ def chance_calibration_error(
 
 
 def describe_calibration_error(split: str, error: float, by_chance: float) -> str:
-    """Return in words whether a model is calibrated on a split of this name.
+    """Return in words whether a model is calibrated on a set of this name.
 
     `error`: see `expected_calibration_error`; `by_chance`: see
     `chance_calibration_error`.
@@ -168,7 +168,7 @@ def describe_calibration_error(split: str, error: float, by_chance: float) -> st
     if error > by_chance:
         verdict = "so this one is not calibrated here"
     return (
-        f"Calibration error {error:.4f} on {split}. On so many images, a calibrated "
+        f"The calibration error is {error:.4f} on {split}. On this set, a calibrated "
         f"network would show up to {by_chance:.4f} by chance, {verdict}."
     )
 
@@ -183,17 +183,12 @@ def calibrate_model(model: keras.Model, temperature: float, shift: float) -> Non
     layer.set_weights([kernel / temperature, bias / temperature + shift])
 
 
-def describe_calibration(
-    temperature: float, shift: float, ece_before: float, ece_after: float
-) -> str:
-    """Return in words whether Platt scaling was applied, and the calibration errors.
-
-    `ece_before`, `ece_after`: see `expected_calibration_error`.
-    """
+def describe_calibration(temperature: float, shift: float) -> str:
+    """Return in words what Platt scaling has changed."""
     if (temperature, shift) == (1, 0):
         return (
             "Platt scaling did not improve the cross-validated log loss and was not "
-            f"applied. Expected calibration error: {ece_before:.3f}."
+            "applied."
         )
     level = "too low" if shift > 0 else "too high"
     spread = "too extreme" if temperature > 1 else "too moderate"
@@ -203,8 +198,7 @@ def describe_calibration(
         spread = "neither too extreme nor too moderate"
     return (
         f"The probabilities were {level} (shift {shift:+.2f}) and {spread} "
-        f"(temperature {temperature:.2f}).\nExpected calibration error: "
-        f"{ece_before:.3f} before, {ece_after:.3f} after (cross-fitted)."
+        f"(temperature {temperature:.2f})."
     )
 
 

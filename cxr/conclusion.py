@@ -155,7 +155,9 @@ def conclude_inspection(report: dict[str, Any]) -> list[str]:
         for name, check in inspection["grad_cam"].items()
     }
     border_use = describe_border_use(
-        inspection["border_use"], inspection["auc_lost_without_border"]
+        inspection["auc_border_masked"],
+        inspection["auc_border_only"],
+        inspection["auc_lost_without_border"],
     )
     return [
         f"**Findings.** {describe_findings(inspection['bacterial_minus_viral_auc'])}",

@@ -212,7 +212,9 @@ def metrics_with_ci(
 
     The intervals come from a bootstrap by patient. If all images are classified
     correctly, so are those of every bootstrap sample, and the interval would shrink to
-    a point. The exact interval for the patients of the smaller class replaces it.
+    a point. The exact interval for the number of patients replaces it: those of the
+    class that sensitivity or specificity is about, and those of the smaller class for
+    the other metrics.
 
     Parameters
     ----------
@@ -239,13 +241,14 @@ def metrics_with_ci(
     patients = np.asarray(patients)
     positives = len(np.unique(patients[labels == 1]))
     negatives = len(np.unique(patients[labels == 0]))
-    if positives and negatives:
-        exact_low = 0.025 ** (1 / min(positives, negatives))
-        for estimate in estimates.values():
-            if estimate["value"] == estimate["low"] == estimate["high"] == 1:
-                estimate["low"] = exact_low
-            if estimate["value"] == estimate["low"] == estimate["high"] == 0:
-                estimate["high"] = 1 - exact_low
+    smaller_class = min(positives, negatives) or max(positives, negatives)
+    counts = {"sensitivity": positives, "specificity": negatives}
+    for name, estimate in estimates.items():
+        exact_low = 0.025 ** (1 / max(1, counts.get(name, smaller_class)))
+        if estimate["value"] == estimate["low"] == estimate["high"] == 1:
+            estimate["low"] = exact_low
+        if estimate["value"] == estimate["low"] == estimate["high"] == 0:
+            estimate["high"] = 1 - exact_low
     return estimates
 
 

@@ -68,10 +68,10 @@ validation: {{ "%.3f"|format(error.before) }} before Platt scaling,
 ## Factors, caveats and recommendations
 
 - Robustness: {{ robustness }}
-- Shortcuts: images with and without pneumonia differ in more than the disease (frame,
-  markers, X-ray machine). A classifier of such shortcut features reaches an AUC of
-  {{ describe(report.shortcuts.all) }} here. On the validation images on which these
-  shortcuts help least, this network has an AUC of
+- Shortcuts: images with and without pneumonia may differ in more than the disease
+  (frame, markers, X-ray machine). A classifier of such shortcut features reaches an
+  AUC of {{ describe(report.shortcuts.all) }} here. On the validation images on which
+  these shortcuts help least, this network has an AUC of
   {{ describe(network.auc_bias_conflicting) }}; on the others,
   {{ describe(network.auc_bias_aligned) }}.
 - Fairness: age, sex and origin are unknown, so groups were not compared.

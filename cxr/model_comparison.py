@@ -175,11 +175,12 @@ def describe_bias_gap(models: dict[str, dict[str, Estimate]]) -> str:
     largest = max(gap, key=lambda label: gap[label])
     best = max(conflicting, key=lambda label: conflicting[label])
     return (
-        f"The AUCs of the models range over {np.ptp(list(auc.values())):.3f} on all "
-        f"images and over {np.ptp(list(conflicting.values())):.3f} on bias-conflicting "
-        "images. From bias-aligned to bias-conflicting images, the AUC falls most for "
-        f"the {largest} (by {gap[largest]:.3f}). On the bias-conflicting ones, it is "
-        f"highest for the {best} ({conflicting[best]:.3f})."
+        f"The AUCs of the models differ by up to {np.ptp(list(auc.values())):.3f} on "
+        f"all images and by up to {np.ptp(list(conflicting.values())):.3f} on "
+        "bias-conflicting images. From bias-aligned to bias-conflicting images, the "
+        f"AUC falls most for the {largest} (by {gap[largest]:.3f}). On the "
+        f"bias-conflicting ones, it is highest for the {best} "
+        f"({conflicting[best]:.3f})."
     )
 
 

@@ -301,18 +301,18 @@ def describe_aspect_ratio_use(
 
 
 def describe_border_use(
-    views: dict[str, dict[str, Estimate]], difference: Estimate
+    masked: Estimate, border: Estimate, difference: Estimate
 ) -> str:
     """Return in words whether the network needs the border, and whether it can use it.
 
     Parameters
     ----------
-    views : dict of {"border masked", "border only": metrics with CI}
+    masked, border : Estimate
+        AUC with the border masked, and AUC on the border alone.
     difference : Estimate
         AUC on whole images minus AUC with the border masked, see
         `paired_auc_difference`.
     """
-    masked, border = views["border masked"]["auc"], views["border only"]["auc"]
     value, low, high = difference["value"], difference["low"], difference["high"]
     needs = "no sign that the network needs the border"
     if low > 0:

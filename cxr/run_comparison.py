@@ -325,7 +325,7 @@ def describe_seed_variation(
     chance = 1 - 0.95**count
     return (
         f"Variation between seeds: {sentence}\n"
-        f"Multiple comparisons: with {count} of them (two metrics of each run) and no "
-        "real difference, about one interval in 20 would still exclude 0, and at least "
+        f"Multiple comparisons: {count} intervals, two for each run. Without any real "
+        "difference, about one interval in 20 would still exclude 0, and at least "
         f"one of {count} with a probability of up to {chance:.0%}."
     )

@@ -200,10 +200,8 @@ SEED = 0  # @param {type:"integer"}
 # ### Device, memory and time
 #
 # Settings are validated here, not after ten minutes of training. The images are kept as
-# integers from 0 to 255, one byte per pixel. A 64-bit float takes eight bytes, and
-# three equal color channels triple that: 24 times the memory, which is why many
-# notebooks on this data set run out of it. The training time is a rough estimate, from
-# timing one small convolution.
+# integers from 0 to 255, one byte per pixel. The training time is a rough estimate,
+# from timing one small convolution.
 #
 # If the device is a CPU and you are in Colab, **Runtime → Change runtime type → T4
 # GPU** makes the full preset a matter of minutes. On a CPU, the quick preset uses
@@ -341,7 +339,8 @@ show(plot_images([original, resized], captions, 2), "resizing", title)
 # decoded again. These arrays are never changed: augmentation works on copies of a
 # batch, and rescaling to 0–1 is a layer of the network. **Guess first:** how many
 # megabytes do all training images take with one byte a pixel (`uint8`)? And how many as
-# `float64` in three equal channels, which is what many notebooks make of them?
+# `float64` (eight bytes) in three equal channels, which is what many notebooks make of
+# them until the memory is full?
 
 # %%
 cache_dir = home / settings.CACHE_DIR if settings.CACHE_DIR else None
@@ -443,8 +442,6 @@ show(plot_images(x_train_folder[chosen], captions, colors=colors), "samples", ti
 # label is wrong.
 
 # %%
-from cxr.split import group_patients  # show
-
 images_per_patient = loaded.groupby("patient").size()
 title = (
     f"{(images_per_patient > 1).mean():.0%} of {len(images_per_patient):,} patients "
@@ -476,8 +473,9 @@ print(
 # The border is 12% of the width on each side. The gray levels are a histogram of the
 # whole image: it includes the brightness of the lungs, but not where a pixel lies. The
 # **AUC** is the probability that a random child with pneumonia gets a higher score than
-# a random healthy child; 0.5 is chance level. The brackets hold its 95% confidence
-# interval (CI), which section 7 explains.
+# a random healthy child; 0.5 is chance level, and below 0.5 the order is rather
+# reversed. The brackets hold its 95% confidence interval (CI), which section 7
+# explains.
 
 # %%
 pool = loaded[loaded.folder != "test"]
@@ -579,7 +577,7 @@ import cxr.linear_baseline  # fold
 import cxr.robustness  # fold
 
 # %% [markdown]
-# ### 16 validation images, or hundreds?
+# ### 16 validation images, or more?
 #
 # A linear classifier answers this in a second: it sees thumbnails of 24 × 24 pixels and
 # has one weight for each pixel. It predicts the validation images; then many sets of
@@ -592,7 +590,7 @@ linear_model = LinearBaseline(size=24).fit(make_batches("train", files, arrays, 
 correct = (linear_model.predict(val_batches) >= 0.5) == y_val
 title = (
     f"Accuracy estimated from 16 and from {len(correct)} validation images "
-    f"(reference: {correct.mean():.1%})"
+    f"(reference {correct.mean():.1%}, always PNEUMONIA {y_val.mean():.1%})"
 )
 figure = plot_small_validation_sets((16, len(correct)), correct, settings.SPLIT_SEED)
 show(figure, "small_validation_sets", title)
@@ -666,10 +664,10 @@ show(figure, "relu_pooling", title)
 # ### Batch normalization, dense layers, sigmoid
 #
 # One image is dark, the next one bright. **Batch normalization** shifts and scales each
-# map to mean 0 and standard deviation 1 over the batch, and then applies a learned
-# scale and offset per channel, which speeds up training. For predictions, the layer
-# uses running averages from training instead: after each batch, `momentum` · average +
-# (1 − `momentum`) · batch.
+# map to mean 0 and standard deviation 1 (almost) over the batch, and then applies a
+# learned scale and offset per channel, which speeds up training. For predictions, the
+# layer uses running averages from training instead: after each batch, `momentum` ·
+# average + (1 − `momentum`) · batch.
 #
 # A **dense** layer connects every input value to every unit, with a weight for each
 # connection. At the end of the network, it sums the evidence into one number, the
@@ -687,7 +685,7 @@ print(
     f"{normalized.std():.2f}."
 )
 for logit in (-3, 0, 3):
-    print(f"A logit of {logit:+} is a probability of {special.expit(logit):.3f}.")
+    print(f"A logit of {logit} is a probability of {special.expit(logit):.3f}.")
 
 # %% [markdown]
 # ### The baseline
@@ -759,7 +757,7 @@ show(plot_images([unmodified, *variants], captions), "augmentation", title)
 # a random fraction of these means to 0 in training, so that none becomes indispensable.
 
 # %%
-from cxr.models import batch_normalization, residual_block, subtract_local_mean  # show
+from cxr.models import residual_block, subtract_local_mean  # show
 
 # %%
 gradient = np.linspace(-0.25, 0.25, settings.IMAGE_SIZE, dtype="float32")[:, None, None]
@@ -818,7 +816,8 @@ for network, last_layer in networks.items():
     field, stride = receptive_field(network, last_layer)
     verdict = "covers the image, so one unit can compare both lungs"
     if field < settings.IMAGE_SIZE:
-        verdict = f"is {field / settings.IMAGE_SIZE:.0%} as wide as the image"
+        width = f"is {field / settings.IMAGE_SIZE:.0%} as wide as the image"
+        verdict = f"{width}, so no unit sees the whole chest"
     print(f"{network.name}: receptive field {field} × {field} px; it {verdict}.")
 
 # %% [markdown]
@@ -848,13 +847,13 @@ for network, last_layer in networks.items():
 #   improvement.
 #
 # Each validation image is used four times: unmodified, and with three of eighteen
-# **perturbations** of exposure, sharpness, framing or markers (the figure on robustness
-# in section 7 names them). Unmodified images are easy: many epochs may be almost
-# perfect on them, and picking the best one would be luck. The validation loss, accuracy
-# and AUC printed below are those of all four copies, so they cannot be compared with
-# the scores of section 7, which are those of the unmodified images. If a callback
-# watched the *test* set instead, the test score would be too good, because test had
-# chosen the epoch.
+# **perturbations**, which differ from image to image, of exposure, sharpness, framing
+# or markers (the figure on robustness in section 7 names them). Unmodified images are
+# easy: many epochs may be almost perfect on them, and picking the best one would be
+# luck. The validation loss, accuracy and AUC printed below are those of all four
+# copies, so they cannot be compared with the scores of section 7, which are those of
+# the unmodified images. If a callback watched the *test* set instead, the test score
+# would be too good, because test had chosen the epoch.
 
 # %%
 import cxr.training  # fold
@@ -882,7 +881,8 @@ val_monitor = add_perturbed_copies(
 )
 print(
     f"{(files.split == 'train').sum():,} training images, {len(y_val):,} validation "
-    f"images, at most {settings.EPOCHS} epochs. Without a lower validation loss, the "
+    f"images; at most {settings.BASELINE_EPOCHS} epochs for the baseline and "
+    f"{settings.EPOCHS} for the residual network. Without a lower validation loss, the "
     f"learning rate falls after {settings.PATIENCE} epochs, and training ends after "
     f"{3 * settings.PATIENCE}."
 )
@@ -998,8 +998,9 @@ print(describe_learning_curves(history))
 # epochs, are the usual remedies. If both stay high, it cannot learn the task
 # (*underfitting*). The gap itself says less, because dropout and augmentation act in
 # training only, and the validation images are perturbed here. A validation loss that
-# jumps from epoch to epoch says that single epochs are unreliable; it usually calms
-# down once the learning rate has fallen.
+# jumps from epoch to epoch says that single epochs are unreliable, in part because the
+# running averages of batch normalization lag behind the weights; it usually calms down
+# once the learning rate has fallen.
 
 # %% [markdown]
 # ## 7. Evaluation
@@ -1024,7 +1025,7 @@ print(describe_learning_curves(history))
 # times, and the interval covers 95% of the resulting scores. Patients are drawn, not
 # images, because images of one child are alike. If a metric is exactly 0 or 1, every
 # bootstrap sample repeats it; then the exact (Clopper–Pearson) interval for the number
-# of patients is shown.
+# of patients is shown, which is wide where there are few.
 
 # %%
 import cxr.thresholds  # fold
@@ -1067,7 +1068,7 @@ temperature, shift, crossfitted = choose_calibration(y_val, logits, val_files.pa
 calibrate_model(model, temperature, shift)
 y_prob_val = apply_calibration(logits, temperature, shift)
 
-curves = {"before": special.expit(logits), "after (cross-fitted)": crossfitted}
+curves = {"before scaling": special.expit(logits), "after scaling": crossfitted}
 ece_before, ece_after = [
     expected_calibration_error(y_val, probabilities)
     for probabilities in curves.values()
@@ -1077,26 +1078,32 @@ title = (
     f"({images_are})"
 )
 show(plot_reliability(y_val, curves), "reliability", title)
-print(describe_calibration(temperature, shift, ece_before, ece_after))
-ece_by_chance = chance_calibration_error(crossfitted, **bootstrap)
-print(describe_calibration_error("validation", ece_after, ece_by_chance))
+print(describe_calibration(temperature, shift))
+ece_by_chance = {
+    name: chance_calibration_error(probabilities, **bootstrap)
+    for name, probabilities in curves.items()
+}
+for name, ece in zip(curves, (ece_before, ece_after)):
+    print(describe_calibration_error(f"validation {name}", ece, ece_by_chance[name]))
 
 # %% [markdown]
 # **How to read it:** points on the diagonal are calibrated; points below it mean
-# overestimated probabilities. A temperature above 1 makes the network less certain; a
-# positive shift raises every probability. The bars are 95% intervals: there are few
-# images in the middle, so these points scatter. For the same reason a calibrated
-# network shows an error too; the printed line says how large it may be by chance.
+# overestimated probabilities, points above it underestimated ones. A temperature above
+# 1 makes the network less certain; a positive shift raises every probability. The bars
+# are 95% intervals: there are few images in the middle, so these points scatter. For
+# the same reason a calibrated network shows an error too; the printed line says how
+# large it may be by chance.
 #
 # ### Decision threshold
 #
 # A probability becomes a decision at a **threshold**. A missed pneumonia is worse than
 # a false alarm, so we fix the sensitivity: the threshold is the highest one that finds
 # the fraction `TARGET_SENSITIVITY` of the children with pneumonia in all validation
-# images, unmodified and perturbed. Few unmodified images score near the threshold, so a
-# handful of them would determine it, and images from elsewhere will not look like them.
-# (The better a network separates the classes, the higher this threshold is: a lower one
-# would only add false alarms.) **Guess first:** above or below 0.5?
+# images, unmodified and with each of the eighteen perturbations. Few unmodified images
+# score near the threshold, so a handful of them would determine it, and images from
+# elsewhere will not look like them. (The better a network separates the classes, the
+# higher this threshold is: a lower one would only add false alarms.) **Guess first:**
+# above or below 0.5?
 
 # %%
 from cxr.thresholds import threshold_at_sensitivity  # show
@@ -1134,7 +1141,7 @@ record |= {
     "calibration_error": {
         "before": ece_before,
         "after": ece_after,
-        "after_by_chance": ece_by_chance,
+        "after_by_chance": ece_by_chance["after scaling"],
     },
     "threshold": threshold,
     "validation": validation,
@@ -1321,7 +1328,6 @@ confusion_matrices = [
     for labels, probabilities in predictions_by_set.values()
 ]
 title = describe_confusion_matrix(confusion_matrices[1], test, images_are)
-print(title)
 print(describe_test_scores(validation, test))
 figure = plot_confusion_matrix(confusion_matrices, ["validation (by patient)", "test"])
 show(figure, "confusion_matrix", title)
@@ -1394,12 +1400,14 @@ table.style.format("{:.3f}").set_caption(images_are)
 # %% [markdown]
 # **How to read it:** differences smaller than the intervals above are noise. (The
 # calibration error of validation is not cross-fitted here, so it is a little lower than
-# in the figure above.) If the specificity on test is lower than its validation interval
-# allows, the *images* of healthy children differ, and no arithmetic corrects that.
-# Valid remedies need new, labeled images from the new place, to choose the threshold
-# there or to train with them. Tuning the threshold on *this* test set is not a remedy.
-# If test is as easy as validation, its images probably come from the same series, as in
-# a split of your own: then it says little about images from elsewhere.
+# in the figure above. It counts deviations in both directions, which cancel in the mean
+# probability.) If the specificity on test is significantly lower than on validation,
+# the *images* of healthy children differ. An adaptation moves all probabilities up or
+# down; it cannot mend their order. Valid remedies need new, labeled images from the new
+# place, to choose the threshold there or to train with them. Tuning the threshold on
+# *this* test set is not a remedy. If test is as easy as validation, its images probably
+# come from the same series, as in a split of your own: then it says little about images
+# from elsewhere.
 #
 # ### How many labeled images does a new place need? (optional)
 #
@@ -1427,7 +1435,8 @@ print(describe_adaptation(adaptation))
 # place pay off. A wide band means that so few images may also choose a worse threshold.
 # A threshold that travels badly is easily replaced. Where the ranking itself gets
 # worse, no threshold helps: the network has to be trained with images from there. A
-# part of a gain may also come from the other rule.
+# part of a gain may also come from the rule, which here weighs sensitivity and
+# specificity equally.
 #
 # The results are now written to `OUTPUT_DIR`: model, history, predictions and metrics,
 # all of this run.
@@ -1499,15 +1508,14 @@ wrong = wrong[np.argsort(-abs(y_prob_test[wrong] - y_test[wrong]))]
 print(f"{len(wrong)} of {len(y_test)} {images_are} in test are misclassified.")
 if len(wrong):
     captions = [
-        f"{CLASS_NAMES[y_test[row]]}, predicted {y_prob_test[row]:.3f}"
-        for row in wrong[:10]
+        f"{CLASS_NAMES[y_test[row]]}: P = {y_prob_test[row]:.3f}" for row in wrong[:10]
     ]
     figure = plot_images(
         x_test[wrong[:10]], captions, colors=label_colors(y_test[wrong[:10]])
     )
     title = (
-        f"Errors on test at threshold {threshold:.3f}, most confident first "
-        f"(caption: true class; {images_are})"
+        f"Errors on test at threshold {threshold:.3f}, furthest from the label first "
+        f"(caption: true class, P(PNEUMONIA); {images_are})"
     )
     show(figure, "errors", title)
 finding_difference = compare_findings(y_test, y_prob_test, test_files, **bootstrap)
@@ -1532,8 +1540,9 @@ metrics_by_finding(y_test, y_prob_test, test_files, threshold, **bootstrap).rena
 # with these weights the maps are summed. Bright regions support the prediction. But a
 # plausible map can mean nothing, so there are two sanity checks. A network with
 # **random weights** must give a different map; otherwise the map shows the image and
-# not what was learned [9]. And covering the **brightest square** must lower the logit
-# of the predicted class more than covering a random one. **Guess first:** by how much?
+# not what was learned [9]. And covering the **brightest square**, a quarter of the
+# image wide, with gray must lower the logit of the predicted class more than covering a
+# random one. **Guess first:** by how much?
 
 # %%
 from cxr.grad_cam import grad_cam  # show
@@ -1558,7 +1567,7 @@ print(describe_grad_cam_checks(checks, f"{len(some)} {images_are}"))
 # interval of the brightest square is not entirely above that of a random square, or the
 # rank correlation with random weights is near 1 (both maps put the pixels in the same
 # order), do not trust the maps. The printed line says how much of the maps lies on the
-# border, where little of the lungs is. Even maps that pass do not show that the network
+# border, where there is little lung. Even maps that pass do not show that the network
 # recognizes pneumonia: they show roughly where the evidence lies, not which property of
 # the region counts. A network that relies on a shortcut inside the chest gets a
 # plausible map too.
@@ -1590,14 +1599,16 @@ auc_lost = paired_auc_difference(
     val_files.patient,
     **bootstrap,
 )
-print(describe_border_use(border_use, auc_lost))
+aucs = [border_use[view]["auc"] for view in ("border masked", "border only")]
+print(describe_border_use(*aucs, auc_lost))
 report["inspection"] = {
     "bacterial_minus_viral_auc": finding_difference,
     "grad_cam": {
         name: dict(zip(("value", "low", "high"), check))
         for name, check in checks.items()
     },
-    "border_use": border_use,
+    "auc_border_masked": border_use["border masked"]["auc"],
+    "auc_border_only": border_use["border only"]["auc"],
     "auc_lost_without_border": auc_lost,
 }
 format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
@@ -1608,9 +1619,9 @@ format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
 # **How to read it:** if the AUC does not drop significantly with the border masked, the
 # network does not need it. If it drops, the network may use the border, or be confused
 # by a gray one, which looks unusual (accuracy suffers from that, too). A high AUC on
-# the border alone means that it *can* use the border, as the classifier of section 3
-# does. Within one class, the aspect ratio should not matter: a correlation whose
-# interval excludes 0 is a warning.
+# the border alone means that it *can* use the border, as the linear classifier of
+# section 3 may. Within one class, the aspect ratio should not matter: a correlation
+# whose interval excludes 0 is a warning.
 #
 # **What was done about shortcuts, and what remains.** The augmentation of section 5
 # makes intensity, sharpness and framing less informative, and perturbed images help to
@@ -1618,7 +1629,7 @@ format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
 # AUC on images from acquisition sources that were excluded from training. These methods
 # brought no significant improvement: swapped or covered borders, added markers,
 # averages of two images, more weight for bias-conflicting ones (`docs/results.md` of
-# this project). So expect less on images from other sources than validation promises.
+# this project). Expect less on images from other sources than validation promises.
 #
 # ### Your own image (optional)
 #
@@ -1626,9 +1637,9 @@ format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
 # is the image from the training images?** Global average pooling (the layer `average`)
 # turns each image into one number per channel, its **feature vector**; the
 # **Mahalanobis distance** [11] measures how far it lies from the center of the training
-# images. Color, aspect ratio and a DICOM header are checked as well. If a warning
-# appears, no prediction is reported. No warning does not mean that the prediction is
-# correct.
+# images; few validation images are allowed to exceed the limit. Color, aspect ratio and
+# a DICOM header are checked as well. If a warning appears, no prediction is reported.
+# No warning does not mean that the prediction is correct.
 
 # %%
 import cxr.dicom  # fold
@@ -1721,8 +1732,8 @@ if reference_run(records):
     )
     compared = records[0]["data"]
     title = (
-        f"{significant} of {len(differences)} runs differ significantly in AUC from "
-        f"the reference ({image_label(compared)})"
+        f"Runs whose AUC differs significantly from that of the reference: "
+        f"{significant} of {len(differences)} ({image_label(compared)})"
     )
     figure = plot_runs(records, differences)
     show_figure(figure, "runs", title, output_dir / "figures", compared)
@@ -1746,11 +1757,11 @@ display(Markdown(summarize_findings(report)))
 # %% [markdown]
 # ### Limits
 #
-# **Not for diagnosis.** This network has seen children of one to five years from one
-# hospital, and it knows two classes: anything else (a tumor, an adult, a cat) gets a
-# probability as well. Some labels are wrong; patients are identified by file names
-# only; children with and without pneumonia may differ in more than the disease; another
-# hospital will differ from validation.
+# **Not for diagnosis.** The data set shows children of one to five years from one
+# hospital, and the network knows two classes: anything else (a tumor, an adult, a cat)
+# gets a probability as well. Some labels may be wrong; patients are identified by file
+# names only; children with and without pneumonia may differ in more than the disease;
+# another hospital will differ from validation.
 #
 # Publishing weights without stating these limits is dangerous. A **model card** [10]
 # states them on one page, filled in from the record of this run. Read it as an

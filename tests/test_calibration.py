@@ -130,24 +130,15 @@ def test_a_calibrated_network_predicts_calibrated_values():
 
 
 def test_the_sentence_on_calibration_fits_both_outcomes():
-    applied = describe_calibration(1.5, -0.25, 0.0312, 0.0123)
+    applied = describe_calibration(1.5, -0.25)
     assert applied.startswith("The probabilities were too high (shift -0.25) and too ")
-    other = describe_calibration(0.8, 0.5, 0.0312, 0.0123)
+    other = describe_calibration(0.8, 0.5)
     assert "too low (shift +0.50) and too moderate (temperature 0.80)" in other
-    hardly = describe_calibration(0.98, 0.01, 0.0312, 0.0312)
+    hardly = describe_calibration(0.98, 0.01)
     assert "neither too low nor too high" in hardly
     assert "neither too extreme nor too moderate" in hardly
-    for part in (
-        "too extreme",
-        "temperature 1.50",
-        "shift -0.25",
-        "0.031 before",
-        "0.012 after",
-    ):
-        assert part in applied
-    not_applied = describe_calibration(1.0, 0.0, 0.0312, 0.0312)
-    assert "was not applied" in not_applied
-    assert "0.031" in not_applied and "after" not in not_applied
+    assert "too extreme (temperature 1.50)" in applied
+    assert "was not applied" in describe_calibration(1.0, 0.0)
 
 
 def test_the_error_that_a_calibrated_model_shows_by_chance_is_that_of_its_labels():
@@ -172,7 +163,7 @@ def test_the_error_that_a_calibrated_model_shows_by_chance_is_that_of_its_labels
 )
 def test_whether_a_model_is_calibrated_is_said(error, verdict):
     text = describe_calibration_error("test", error, 0.02)
-    assert text.startswith(f"Calibration error {error:.4f} on test.")
+    assert text.startswith(f"The calibration error is {error:.4f} on test.")
     assert "up to 0.0200 by chance" in text and text.endswith(verdict)
 
 

@@ -64,10 +64,8 @@ INSPECTION = {
         "drop_at_random": estimate(1.0, 0.5, 1.5),
         "border_share": estimate(0.2, 0.15, 0.25),
     },
-    "border_use": {
-        "border masked": {"auc": estimate(0.9, 0.85, 0.95)},
-        "border only": {"auc": estimate(0.6, 0.55, 0.65)},
-    },
+    "auc_border_masked": estimate(0.9, 0.85, 0.95),
+    "auc_border_only": estimate(0.6, 0.55, 0.65),
     "auc_lost_without_border": estimate(0.05, 0.01, 0.09),
 }
 

@@ -222,6 +222,11 @@ def test_an_interval_does_not_collapse_where_there_is_no_error():
     for name in ("auc", "specificity", "accuracy"):
         assert perfect[name]["value"] == perfect[name]["high"] == 1
         assert perfect[name]["low"] == pytest.approx(0.9119, abs=1e-4)
+    sensitivity = perfect["sensitivity"]  # of 100 patients: .025 ** (1 / 100)
+    assert sensitivity["low"] == pytest.approx(0.9638, abs=1e-4)
+    ill_only = metrics_with_ci(np.ones(40), np.ones(40), np.arange(40), 0.5, 100, 0)
+    for name in ("sensitivity", "accuracy"):
+        assert ill_only[name]["low"] == pytest.approx(0.9119, abs=1e-4)
     all_wrong = metrics_with_ci(labels, 0.9 - labels * 0.8, patients, 0.5, 100, 0)
     specificity = all_wrong["specificity"]
     assert specificity["value"] == specificity["low"] == 0

@@ -246,10 +246,9 @@ def test_the_perturbations_that_the_threshold_does_not_fit_are_named():
     ],
 )
 def test_whether_the_border_is_needed_or_usable_is_said(low, border_low, verdicts):
-    views = {
-        "border masked": {"auc": {"value": 0.88, "low": 0.8, "high": 0.9}},
-        "border only": {"auc": {"value": 0.6, "low": border_low, "high": 0.7}},
-    }
-    text = describe_border_use(views, {"value": 0.09, "low": low, "high": 0.15})
+    masked = {"value": 0.88, "low": 0.8, "high": 0.9}
+    border = {"value": 0.6, "low": border_low, "high": 0.7}
+    difference = {"value": 0.09, "low": low, "high": 0.15}
+    text = describe_border_use(masked, border, difference)
     assert f"to 0.880, by 0.090 (95% CI {low:.3f} to 0.150): {verdicts[0]}" in text
     assert f"to 0.700): {verdicts[1]}" in text

@@ -308,7 +308,7 @@ def test_a_better_run_is_called_better_and_an_equal_one_is_not(add, tmp_path):
     assert "its AUC is equal [-0." in as_good
     assert "better" not in as_good
     assert "not distinguishable from noise" in as_good
-    assert "with 8 of them (two metrics of each run)" in text
+    assert "8 intervals, two for each run" in text
     assert "34%" in text  # 1 − .95⁸
     assert "no two of these runs differ only in SEED" in text
 
