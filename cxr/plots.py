@@ -432,7 +432,8 @@ def plot_roc_pr_curves(
     Parameters
     ----------
     datasets : mapping of str to (labels, probabilities), arrays (n,)
-        At most two data sets: the first one is dashed, the second one solid.
+        At most two data sets: the first one is dashed with an open dot, the second one
+        solid with a filled dot.
     threshold : float
     """
     figure, (roc, pr) = plt.subplots(1, 2, figsize=(9.6, 4.7), layout="constrained")
@@ -459,10 +460,14 @@ def plot_roc_pr_curves(
         pr.axhline(labels.mean(), color="#888888", linewidth=1, linestyle=style)
         aucs.append(auc)
         points.append(compute_metrics(labels, probabilities, threshold))
-    for number, point in enumerate(points):
-        dot: dict[str, Any] = {"color": "#D55E00", "markersize": 7, "zorder": 3}
-        if number == 0:
-            dot["label"] = f"threshold {threshold:.3f}"
+    for name, point, face in zip(datasets, points, ("white", "#D55E00")):
+        dot: dict[str, Any] = {
+            "color": "#D55E00",
+            "markerfacecolor": face,
+            "markersize": 7,
+            "zorder": 3,
+            "label": f"{name} at threshold {threshold:.3f}",
+        }
         roc.plot(1 - point["specificity"], point["sensitivity"], "o", **dot)
         pr.plot(point["sensitivity"], point["precision"], "o", **dot)
     roc.plot([0, 1], [0, 1], color="#888888", linewidth=1)

@@ -400,8 +400,10 @@ def test_curves_show_their_areas_and_dots_at_the_threshold():
     }
     roc, pr = plot_roc_pr_curves(datasets, 0.5).axes
     for axis, score in ((roc, sk.roc_auc_score), (pr, sk.average_precision_score)):
-        *sets, threshold = legend_labels(axis)
-        assert threshold == "threshold 0.500"
+        *sets, open_dot, filled_dot = legend_labels(axis)
+        assert [open_dot, filled_dot] == [
+            f"{name} at threshold 0.500" for name in datasets
+        ]
         for label, (name, dataset) in zip(sets, datasets.items(), strict=True):
             assert label.startswith(name) and label.endswith(f"{score(*dataset):.3f}")
     for roc_dot, pr_dot, (labels, scores) in zip(
