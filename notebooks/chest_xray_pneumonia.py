@@ -473,9 +473,8 @@ print(
 # The border is 12% of the width on each side. The gray levels are a histogram of the
 # whole image: it includes the brightness of the lungs, but not where a pixel lies. The
 # **AUC** is the probability that a random child with pneumonia gets a higher score than
-# a random healthy child; 0.5 is chance level, and below 0.5 the order is rather
-# reversed. The brackets hold its 95% confidence interval (CI), which section 7
-# explains.
+# a random healthy child; 0.5 is chance level, and below 0.5 the order is reversed. The
+# brackets hold its 95% confidence interval (CI), which section 7 explains.
 
 # %%
 pool = loaded[loaded.folder != "test"]
@@ -743,9 +742,9 @@ show(plot_images([unmodified, *variants], captions), "augmentation", title)
 # Deeper networks can represent more, but plain deep networks are hard to train. A
 # **residual block** [3] adds its input to its output through a **skip connection** (the
 # paper says shortcut connection; here, *shortcut* always means a confounder). The block
-# only has to learn a *correction*, and what is learned at the end reaches the first
-# layers directly. Where the block changes the size or the number of channels, a pooling
-# and a 1 × 1 convolution (a *projection*) fit the skip connection to it.
+# only has to learn a *correction*, and gradients (section 6) reach the first layers
+# directly. Where the block changes the size or the number of channels, a pooling and a
+# 1 × 1 convolution (a *projection*) fit the skip connection to it.
 #
 # The network first subtracts the **local mean** intensity, which suppresses differences
 # in brightness and gradual changes of it, and scales the rest of each image to standard
@@ -1091,7 +1090,7 @@ for name, ece in zip(curves, (ece_before, ece_after)):
 # overestimated probabilities, points above it underestimated ones. A temperature above
 # 1 makes the network less certain; a positive shift raises every probability. The bars
 # are 95% intervals: there are few images in the middle, so these points scatter. For
-# the same reason a calibrated network shows an error too; the printed line says how
+# the same reason a calibrated network shows an error too; the printed lines say how
 # large it may be by chance.
 #
 # ### Decision threshold
@@ -1637,9 +1636,9 @@ format_metrics(**border_use).loc[["auc", "accuracy"]].rename_axis(
 # is the image from the training images?** Global average pooling (the layer `average`)
 # turns each image into one number per channel, its **feature vector**; the
 # **Mahalanobis distance** [11] measures how far it lies from the center of the training
-# images; few validation images are allowed to exceed the limit. Color, aspect ratio and
-# a DICOM header are checked as well. If a warning appears, no prediction is reported.
-# No warning does not mean that the prediction is correct.
+# images. The limit is a distance that only few validation images exceed. Color, aspect
+# ratio and a DICOM header are checked as well. If a warning appears, no prediction is
+# reported. No warning does not mean that the prediction is correct.
 
 # %%
 import cxr.dicom  # fold
@@ -1837,14 +1836,14 @@ if EXERCISE == 3:
 # ### Glossary
 #
 # **Bias-aligned, bias-conflicting**: images whose shortcut features point to their
-# class, or point to it least or to the other one. **Bootstrap**: resampling with
-# replacement, to see how much a score varies. **Calibration**: agreement of predicted
-# probabilities and observed frequencies. **Channel**: one of the maps that a layer puts
-# out. **Confounder**: a feature that is correlated with the label without being the
-# disease. **Cross-fitting**: scoring each patient with a model fitted to others.
-# **Logit**: log (p / (1 − p)), the network's output before the sigmoid. **PPV, NPV**:
-# the fraction of positive, or negative, predictions that are right. **Prevalence**: the
-# fraction of children with the disease.
+# class; the quarter of each class for which they do so least. **Bootstrap**: resampling
+# with replacement, to see how much a score varies. **Calibration**: agreement of
+# predicted probabilities and observed frequencies. **Channel**: one of the maps that a
+# layer puts out. **Confounder**: a feature that is correlated with the label without
+# being the disease. **Cross-fitting**: scoring each patient with a model fitted to
+# others. **Logit**: log (p / (1 − p)), the network's output before the sigmoid. **PPV,
+# NPV**: the fraction of positive, or negative, predictions that are right.
+# **Prevalence**: the fraction of children with the disease.
 #
 # ### References and license
 #
