@@ -150,10 +150,6 @@ def conclude_inspection(report: dict[str, Any]) -> list[str]:
     if "inspection" not in report:
         return []
     inspection = report["inspection"]
-    checks = {
-        name: (check["value"], check["low"], check["high"])
-        for name, check in inspection["grad_cam"].items()
-    }
     border_use = describe_border_use(
         inspection["auc_border_masked"],
         inspection["auc_border_only"],
@@ -161,7 +157,7 @@ def conclude_inspection(report: dict[str, Any]) -> list[str]:
     )
     return [
         f"**Findings.** {describe_findings(inspection['bacterial_minus_viral_auc'])}",
-        f"**Grad-CAM.** {' '.join(judge_grad_cam(checks))}",
+        f"**Grad-CAM.** {' '.join(judge_grad_cam(inspection['grad_cam']))}",
         f"**Border.** {border_use}",
     ]
 

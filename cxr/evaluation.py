@@ -275,16 +275,16 @@ def bootstrap_estimate(
 
 def mean_with_ci(
     values: np.ndarray, patients: ArrayLike, bootstrap_samples: int, seed: int
-) -> tuple[float, float, float]:
-    """Return (mean, low, high) of values (n,) with a 95% bootstrap CI by patient."""
+) -> Estimate:
+    """Return the mean of values (n,) with a 95% bootstrap CI by patient."""
     if not len(values):
-        return float("nan"), float("nan"), float("nan")
+        return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
     means = [
         np.average(values, weights=weights)
         for weights in cluster_bootstrap_weights(patients, bootstrap_samples, seed)
     ]
     low, high = np.quantile(means, (0.025, 0.975)).tolist()
-    return float(np.mean(values)), low, high
+    return {"value": float(np.mean(values)), "low": low, "high": high}
 
 
 def predictive_values(
@@ -439,12 +439,12 @@ def describe_test_scores(
     )
 
 
-def describe_mean_probability(difference: tuple[float, float, float]) -> str:
+def describe_mean_probability(difference: Estimate) -> str:
     """Return in words whether the probabilities are too high or too low on average.
 
-    `difference`: (mean, low, high) of probability minus label, see `mean_with_ci`.
+    `difference`: mean of probability minus label, see `mean_with_ci`.
     """
-    mean, low, high = difference
+    mean, low, high = difference["value"], difference["low"], difference["high"]
     verdict = "not significantly too high or too low"
     if low > 0:
         verdict = "significantly too high"

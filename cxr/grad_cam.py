@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from cxr.calibration import to_logits
-from cxr.evaluation import mean_with_ci, predict_probabilities
+from cxr.evaluation import Estimate, mean_with_ci, predict_probabilities
 from cxr.linear_baseline import border_mask
 
 
@@ -130,7 +130,7 @@ def sanity_check_grad_cam(
     bootstrap_samples: int,
     seed: int,
     random_squares: int = 5,
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, Estimate]:
     """Return the results of two sanity checks of Grad-CAM, and where the maps lie.
 
     Parameters
@@ -147,7 +147,7 @@ def sanity_check_grad_cam(
 
     Returns
     -------
-    dict of str to (mean, low, high)
+    dict of str to Estimate
         "random_weights": the rank correlation of each map with that of the same network
         with random weights. "drop_at_maximum", "drop_at_random": by how much the logit
         of the predicted class falls when a square, a quarter of the image wide, is
@@ -245,7 +245,7 @@ def select_examples(
     return np.array(rows, int), captions, counts
 
 
-def judge_grad_cam(checks: dict[str, tuple[float, float, float]]) -> list[str]:
+def judge_grad_cam(checks: dict[str, Estimate]) -> list[str]:
     """Return three verdicts on what `sanity_check_grad_cam` found.
 
     Do the maps depend on the weights, do they mark places that matter, and where do
@@ -253,10 +253,10 @@ def judge_grad_cam(checks: dict[str, tuple[float, float, float]]) -> list[str]:
     """
     # Half of the variance of the ranks is a correlation of 0.71.
     depend = "The maps depend on what the network has learned."
-    if checks["random_weights"][2] ** 2 > 0.5:
+    if checks["random_weights"]["high"] ** 2 > 0.5:
         depend = "The maps may show the image rather than what the network has learned."
-    lowest_at_maximum = checks["drop_at_maximum"][1]
-    highest_at_random = checks["drop_at_random"][2]
+    lowest_at_maximum = checks["drop_at_maximum"]["low"]
+    highest_at_random = checks["drop_at_random"]["high"]
     if lowest_at_maximum > highest_at_random:
         matter = "The maps pass the occlusion check: they mark places that matter."
     else:
@@ -265,29 +265,27 @@ def judge_grad_cam(checks: dict[str, tuple[float, float, float]]) -> list[str]:
             "significantly more than a random place."
         )
     area = border_mask(100).mean()
-    _, low, high = checks["border_share"]
+    border = checks["border_share"]
     place = "The maps lie on the border no more and no less than by chance."
-    if high < area:
+    if border["high"] < area:
         place = "The maps avoid the border."
-    if low > area:
+    if border["low"] > area:
         place = "The maps prefer the border: a sign of a shortcut."
     return [depend, matter, place]
 
 
-def describe_grad_cam_checks(
-    checks: dict[str, tuple[float, float, float]], image_label: str
-) -> str:
+def describe_grad_cam_checks(checks: dict[str, Estimate], image_label: str) -> str:
     """Return what `sanity_check_grad_cam` found, and whether the maps pass.
 
     `image_label` names the images, for example "200 chest radiographs".
     """
     texts = {
-        name: f"{mean:.2f} (95% CI {low:.2f} to {high:.2f})"
-        for name, (mean, low, high) in checks.items()
+        name: f"{check['value']:.2f} (95% CI {check['low']:.2f} to {check['high']:.2f})"
+        for name, check in checks.items()
     }
     depend, matter, place = judge_grad_cam(checks)
     area = border_mask(100).mean()
-    share, low, high = checks["border_share"]
+    border = checks["border_share"]
     return (
         f"On {image_label}: rank correlation with the maps of a network with random "
         f"weights {texts['random_weights']}; 1 would be the same map. "
@@ -295,6 +293,6 @@ def describe_grad_cam_checks(
         "Occlusion lowers the logit of the predicted class by "
         f"{texts['drop_at_maximum']} where the map is brightest, and by "
         f"{texts['drop_at_random']} at a random place. {matter}\n"
-        f"The border is {area:.0%} of the image, and holds {share:.0%} of the maps "
-        f"(95% CI {low:.0%} to {high:.0%}). {place}"
+        f"The border is {area:.0%} of the image, and holds {border['value']:.0%} of "
+        f"the maps (95% CI {border['low']:.0%} to {border['high']:.0%}). {place}"
     )

@@ -1602,10 +1602,7 @@ aucs = [border_use[view]["auc"] for view in ("border masked", "border only")]
 print(describe_border_use(*aucs, auc_lost))
 report["inspection"] = {
     "bacterial_minus_viral_auc": finding_difference,
-    "grad_cam": {
-        name: dict(zip(("value", "low", "high"), check))
-        for name, check in checks.items()
-    },
+    "grad_cam": checks,
     "auc_border_masked": border_use["border masked"]["auc"],
     "auc_border_only": border_use["border only"]["auc"],
     "auc_lost_without_border": auc_lost,

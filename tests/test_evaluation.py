@@ -192,7 +192,8 @@ def test_intervals_are_as_wide_as_the_number_of_patients_demands():
 def test_the_interval_of_a_mean_is_drawn_by_patient():
     """40 patients with 25 equal values each: the interval is that of 40 values."""
     values = np.repeat(np.arange(40) % 2, 25).astype(float)
-    mean, low, high = mean_with_ci(values, np.repeat(np.arange(40), 25), 2000, 0)
+    found = mean_with_ci(values, np.repeat(np.arange(40), 25), 2000, 0)
+    mean, low, high = found["value"], found["low"], found["high"]
     width = 2 * 1.96 * 0.5 / np.sqrt(40)
     assert mean == 0.5
     assert high - low == pytest.approx(width, rel=0.12)
@@ -267,7 +268,7 @@ def test_sets_without_images_or_without_a_class_give_nan(labels):
         assert np.isnan(list(estimates[name].values())).all()
     assert np.isnan(estimates["sensitivity"]["value"]) == (1 not in labels)
     assert np.isnan(estimates["specificity"]["value"]) == (0 not in labels)
-    assert np.isnan(mean).all() == (len(labels) == 0)
+    assert np.isnan(list(mean.values())).all() == (len(labels) == 0)
 
 
 def test_one_image_of_each_class_has_metrics():
@@ -446,5 +447,5 @@ def test_what_an_adaptation_improves_is_named():
     ],
 )
 def test_probabilities_too_high_or_too_low_on_average_are_named(low, high, verdict):
-    text = describe_mean_probability(((low + high) / 2, low, high))
+    text = describe_mean_probability(estimate((low + high) / 2, low, high))
     assert text.endswith(f"{low:+.3f} to {high:+.3f}): {verdict}.")

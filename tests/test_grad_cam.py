@@ -154,9 +154,9 @@ def test_the_checks_recognize_maps_that_mark_what_matters(spot_detector):
     checks = sanity_check_grad_cam(
         model, images, np.ones(20, bool), np.arange(20), 100, 0
     )
-    assert checks["drop_at_maximum"][1] > 2 * checks["drop_at_random"][2] > 0
-    assert checks["random_weights"][0] < 0.9
-    assert all(low <= mean <= high for mean, low, high in checks.values())
+    assert checks["drop_at_maximum"]["low"] > 2 * checks["drop_at_random"]["high"] > 0
+    assert checks["random_weights"]["value"] < 0.9
+    assert all(c["low"] <= c["value"] <= c["high"] for c in checks.values())
     occluded = occlude(images, [(row + 4, column + 4) for row, column in corners], 8)
     assert occluded.max() < 80 and images.max() == 250
 
@@ -196,11 +196,15 @@ def test_maps_are_compared_by_their_ranks(second, expected):
     assert rank_correlation(first, np.array(second)) == pytest.approx(expected)
 
 
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
 PASSED = {
-    "random_weights": (0.1, 0.0, 0.2),
-    "drop_at_maximum": (3.0, 2.5, 3.5),
-    "drop_at_random": (1.0, 0.5, 1.5),
-    "border_share": (0.2, 0.15, 0.25),
+    "random_weights": estimate(0.1, 0.0, 0.2),
+    "drop_at_maximum": estimate(3.0, 2.5, 3.5),
+    "drop_at_random": estimate(1.0, 0.5, 1.5),
+    "border_share": estimate(0.2, 0.15, 0.25),
 }
 
 
@@ -209,14 +213,14 @@ def test_maps_pass_only_where_their_maximum_matters_significantly_more():
     for words in ("On 9 images", "3.00 (95% CI 2.50 to 3.50)", "1.00", "0.10"):
         assert words in text
     assert "do not pass" not in text
-    overlapping = PASSED | {"drop_at_random": (1.0, 0.5, 2.6)}
+    overlapping = PASSED | {"drop_at_random": estimate(1.0, 0.5, 2.6)}
     assert "do not pass" in describe_grad_cam_checks(overlapping, "9 images")
 
 
 def test_maps_that_random_weights_give_as_well_are_not_what_was_learned():
     text = describe_grad_cam_checks(PASSED, "9 images")
     assert "The maps depend on what the network has learned." in text
-    alike = PASSED | {"random_weights": (0.7, 0.6, 0.8)}
+    alike = PASSED | {"random_weights": estimate(0.7, 0.6, 0.8)}
     text = describe_grad_cam_checks(alike, "9 images")
     assert "The maps may show the image rather than what" in text
 
@@ -233,15 +237,17 @@ def test_the_border_holds_the_part_of_a_map_that_lies_on_it():
 
 
 @pytest.mark.parametrize(
-    ("estimate", "words"),
+    ("limits", "words"),
     [
         ((0.2, 0.15, 0.25), "The maps avoid the border."),
         ((0.6, 0.5, 0.7), "a sign of a shortcut"),
         ((0.4, 0.3, 0.5), "no more and no less than by chance"),
     ],
 )
-def test_the_place_of_the_maps_is_compared_with_the_area_of_the_border(estimate, words):
-    text = describe_grad_cam_checks(PASSED | {"border_share": estimate}, "9 images")
+def test_the_place_of_the_maps_is_compared_with_the_area_of_the_border(limits, words):
+    text = describe_grad_cam_checks(
+        PASSED | {"border_share": estimate(*limits)}, "9 images"
+    )
     assert words in text and "The border is 42% of the image" in text
 
 
